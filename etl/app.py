@@ -1,0 +1,223 @@
+"""The composition root: the only module that knows everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from etl.config import Settings
+from etl.core.counts import Counts
+from etl.core.pipeline import Pipeline
+from etl.core.ports import Blocker, RunRequest, WorkerIdentity
+from etl.core.run import MANUAL, REPLAY, Run
+from etl.core.sink import TableSink
+from etl.core.table_source import TableSource
+from etl.core.trigger import ClockTrigger
+from etl.errors import ConfigurationError
+from etl.postgres import migrator
+from etl.postgres.binding import PostgresBinder, resolve
+from etl.postgres.database import ConnectionSettings, Database
+from etl.postgres.embedded import EmbeddedServer
+from etl.postgres.explain import explain
+from etl.postgres.issues import PostgresIssues
+from etl.postgres.leases import lease_connection
+from etl.postgres.run_store import PostgresRunStore
+from etl.postgres.schedule_store import PostgresScheduleStore
+from etl.processors.chain import Chain
+from etl.runtime.by_hand import Starter
+from etl.runtime.control import RunControl
+from etl.runtime.gate import SuspectGate
+from etl.runtime.heartbeat import Heartbeat
+from etl.runtime.resources import Resources
+from etl.runtime.runner import Manner, Runner, Tools
+from etl.runtime.worker import Worker
+from etl.sinks.delivery import Delivery
+from etl.telemetry.tracing import OpenTelemetryTracing
+
+# Threads for sync processors and sinks; they mostly wait.
+_THREADS = 64
+
+
+def start_embedded(settings: Settings, folder: Path) -> EmbeddedServer | None:
+    """The project's own server, started, when no other is set."""
+    return None if settings.database_url else EmbeddedServer(folder / ".etl").start()
+
+
+def connection_settings(settings: Settings, dsn: str) -> ConnectionSettings:
+    """How this process talks to the server, derived from its lease."""
+    lease = settings.lease
+    return ConnectionSettings(
+        dsn=dsn,
+        pooled=settings.pooled,
+        lock_timeout=max(timedelta(seconds=1), min(lease / 3, timedelta(seconds=10))),
+        idle_timeout=max(timedelta(seconds=1), lease / 2),
+        patience=max(timedelta(minutes=1), 10 * lease),
+        max_connections=settings.connections,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay came to. `taken` issues were asked back, `gone` had no row any more."""
+
+    run: Run | Blocker | None
+    taken: int
+    gone: int
+
+
+@dataclass(slots=True)
+class HandControls:
+    """How a run by hand talks to its person: sentences, progress, and a request to stop."""
+
+    tell: Callable[[str], None] = lambda text: None
+    on_progress: Callable[[Counts], None] = lambda counts: None
+    control: RunControl = field(default_factory=RunControl)
+
+
+class Application:
+    """Everything one process needs, wired to one database."""
+
+    def __init__(self, settings: Settings, database: Database, tracing: OpenTelemetryTracing) -> None:
+        self.settings = settings
+        self.database = database
+        self.tracing = tracing
+        self.store = PostgresRunStore(database)
+        self.issues = PostgresIssues(database)
+        self.worker = WorkerIdentity(uuid4(), socket.gethostname(), os.getpid())
+        self._binder = PostgresBinder(database)
+
+    async def run_job(
+        self, pipeline: Pipeline, hand: HandControls, *, limit: int | None = None
+    ) -> Run | Blocker:
+        """Run a job here and now, unless a run of it is active."""
+        request = RunRequest(uuid4(), pipeline.name, MANUAL, overlap_key=pipeline.name, row_limit=limit)
+        async with self._tools() as tools:
+            return await self._run_request(tools, pipeline, request, hand)
+
+    async def replay(
+        self, pipeline: Pipeline, hand: HandControls, *, error: str | None, run_id: UUID | None
+    ) -> Replayed:
+        """Process rows in quarantine again; they have been handled when this returns.
+
+        Raises `ConfigurationError` for a job whose rows do not live in a table.
+        """
+        resolved = await self.database.unit(lambda connection: resolve(connection, pipeline))
+        table = resolved.source
+        if table is None:
+            raise ConfigurationError(
+                "its rows do not live in a table and cannot be read again", job=pipeline.name, remedy="send the events anew"
+            )
+        if not await self.issues.count(pipeline.name, error, run_id):
+            return Replayed(None, 0, 0)
+        request = RunRequest(uuid4(), pipeline.name, REPLAY, overlap_key=pipeline.name)
+        async with self._tools() as tools:
+            starter = self._starter(tools, hand)
+            run, started = await starter.start(request)
+            if isinstance(run, Blocker):
+                return Replayed(run, 0, 0)
+            taken, gone = await self.issues.mark_for_replay(table, pipeline.name, run.run_id, error, run_id)
+            run.trigger = REPLAY
+            ended = await self._drive(tools, pipeline, run, started, hand, starter)
+            return Replayed(ended, taken, gone)
+
+    async def work(self, pipelines: dict[str, Pipeline], on_ready: Callable[[Worker], None]) -> None:
+        """Be a worker until stopped; `on_ready` gets the worker before it begins."""
+        triggers = {
+            (pipeline.name, name): trigger
+            for pipeline in pipelines.values()
+            for name, trigger in pipeline.source.named_triggers().items()
+            if isinstance(trigger, ClockTrigger)
+        }
+        async with self._tools() as tools:
+            worker = Worker(
+                pipelines,
+                tools,
+                PostgresScheduleStore(self.database, triggers, list(pipelines)),
+                lease=self.settings.lease,
+                grace=self.settings.grace,
+                max_runs=self.settings.max_runs,
+            )
+            on_ready(worker)
+            await worker.run()
+
+    async def _run_request(
+        self, tools: Tools, pipeline: Pipeline, request: RunRequest, hand: HandControls
+    ) -> Run | Blocker:
+        starter = self._starter(tools, hand)
+        run, started = await starter.start(request)
+        if isinstance(run, Blocker):
+            return run
+        run.row_limit = request.row_limit
+        return await self._drive(tools, pipeline, run, started, hand, starter)
+
+    def _starter(self, tools: Tools, hand: HandControls) -> Starter:
+        def stopping() -> bool:
+            return hand.control.stopping
+
+        return Starter(self.store, self.worker, tools.heartbeat, self.settings.lease, hand.tell, stopping)
+
+    async def _drive(
+        self, tools: Tools, pipeline: Pipeline, run: Run, started: float, hand: HandControls, starter: Starter
+    ) -> Run:
+        hand.control.trust(lambda: tools.heartbeat.trusted_seconds(run.run_id))
+        manner = Manner(on_progress=hand.on_progress, reap_dead=starter.end_dead)
+        return await Runner(tools).drive(pipeline, run, hand.control, started, manner)
+
+    @asynccontextmanager
+    async def _tools(self) -> AsyncIterator[Tools]:
+        """The moving parts of a process that runs jobs."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="etl-row"))
+        connection = self.database.settings
+        heartbeat = Heartbeat(
+            lambda: lease_connection(connection, self.worker.worker_id, self.settings.lease), self.settings.lease
+        )
+        resources = Resources()
+        heartbeat.start()
+        try:
+            yield Tools(
+                store=self.store,
+                binder=self._binder,
+                tracing=self.tracing,
+                heartbeat=heartbeat,
+                gate=SuspectGate(),
+                resources=resources,
+                worker=self.worker,
+                chain_for=lambda pipeline: Chain(pipeline.processors),
+                delivery_for=lambda pipeline: None if isinstance(pipeline.sink, TableSink) else Delivery(pipeline.sink),
+                explain=explain,
+            )
+        finally:
+            heartbeat.stop()
+            await resources.close()
+
+
+@asynccontextmanager
+async def open_application(
+    settings: Settings, dsn: str, tracing: OpenTelemetryTracing, *, check_schema: bool = True
+) -> AsyncIterator[Application]:
+    """An application on an open database. Raises `ConfigurationError` or `DatabaseUnavailableError`."""
+    database = Database(connection_settings(settings, dsn))
+    await database.open()
+    try:
+        if check_schema:
+            await migrator.check_version(database, migrator.known_migrations())
+        yield Application(settings, database, tracing)
+    except asyncpg.PostgresError as error:
+        raise explain(error) from error
+    finally:
+        await database.close()
+
+
+def claims_from_table(pipeline: Pipeline) -> bool:
+    """Whether the job's rows live in a table."""
+    return isinstance(pipeline.source, TableSource)

@@ -1,0 +1,81 @@
+"""A claimed batch, and what became of its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from etl.core.sanitise import ErrorText, describe_exception
+from etl.core.stages import StageCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a row goes to quarantine: the stage, the error, and how often the row was called there."""
+
+    stage: str
+    error: ErrorText
+    attempts: int = 1
+
+    @classmethod
+    def of(cls, stage: str, error: BaseException, attempts: int = 1) -> Failure:
+        """Describe an exception; never raises."""
+        return cls(stage, describe_exception(error), attempts)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows in the hands of one run, under one token, in key order.
+
+    `keys` holds the key as text, one list per key column; `versions` the rows' `xmin` when they were read.
+    `unreadable` holds rows (by position) that could not be given to a processor at all.
+    """
+
+    token: UUID
+    number: int
+    source: str
+    rows: list[Any]
+    keys: list[list[str]]
+    versions: list[int]
+    crashes: int = 0
+    unreadable: dict[int, Failure] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, position: int) -> list[str]:
+        """The key's parts of one row."""
+        return [column[position] for column in self.keys]
+
+    def key_json(self, position: int) -> str:
+        """The key of one row as the framework stores it: a JSON array of texts."""
+        return json.dumps(self.key(position), ensure_ascii=False)
+
+    def part(self, positions: Sequence[int], token: UUID, number: int) -> Batch:
+        """Some of the rows as a batch of their own."""
+        return Batch(
+            token,
+            number,
+            self.source,
+            rows=[self.rows[n] for n in positions],
+            keys=[[column[n] for n in positions] for column in self.keys],
+            versions=[self.versions[n] for n in positions],
+            crashes=self.crashes,
+        )
+
+
+@dataclass(slots=True)
+class Processed:
+    """What the processors made of a batch, by position in the batch.
+
+    Every position is in exactly one of: `outputs` (once per result, in order), `filtered`, `failures`.
+    """
+
+    outputs: list[tuple[int, Any]] = field(default_factory=list)
+    filtered: list[int] = field(default_factory=list)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    retried: set[int] = field(default_factory=set)
+    stages: list[StageCounts] = field(default_factory=list)

@@ -1,0 +1,99 @@
+"""A pipeline: the job made of a source, processors and a sink, as one inert value."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from etl.core.processor import Processor, as_processor
+from etl.core.quota import Quota, parse_quota
+from etl.core.sink import Sink
+from etl.core.source import TriggerSource
+from etl.durations import Duration, parse_duration
+from etl.errors import ConfigurationError
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+class Pipeline:
+    """A job: `Pipeline("name", source, *processors, sink)`.
+
+    `name`             letters, digits, `_`, `-`, `.`; how runs, logs and the command line call the job.
+    `max_quarantined`  rows (50) or share of the claimed rows ("2%") a run may set aside; one more fails the run and
+                       gives the batch in hand back, so that a bad deploy does not poison the table.
+    `timeout`          longest time one run may take; what is in hand is given back and the run ends `timed_out`.
+    `resources`        name -> function without arguments that returns a context manager (sync or async), an awaitable
+                       or a plain value; opened once per worker at the job's first run, closed with the worker, found as
+                       `context.resources[name]`.
+
+    Raises `ConfigurationError` at once for parts that cannot work together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: TriggerSource,
+        *parts: Processor | Sink | Callable[..., Any],
+        max_quarantined: int | str | None = None,
+        timeout: Duration | None = None,
+        resources: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{name!r} is not a job name", setting="Pipeline", remedy="use letters, digits, '_', '-' and '.', at most 100"
+            )
+        self.name = name
+        self.source = self._checked_source(source)
+        self.processors, self.sink = self._checked_parts(parts)
+        try:
+            self.quota: Quota = parse_quota(max_quarantined)
+            self.timeout: timedelta | None = None if timeout is None else parse_duration(timeout)
+        except ConfigurationError as error:
+            raise self._refusal(error.setting, error.problem, error.remedy) from None
+        except ValueError as error:
+            raise self._refusal("timeout", str(error), None) from None
+        self.resources: Mapping[str, Callable[[], Any]] = MappingProxyType(dict(resources or {}))
+        for resource, opener in self.resources.items():
+            if not callable(opener):
+                raise self._refusal("resources", f"{resource!r} is not a function", "give a function that opens it")
+        self.declared_at = _declaration_place()
+
+    def _checked_source(self, source: Any) -> TriggerSource:
+        if isinstance(source, TriggerSource):
+            return source
+        what = f"{source!r} is not a source"
+        remedy = "give an instance of BatchProcessingSource or of your own TriggerSource"
+        if isinstance(source, type) and issubclass(source, TriggerSource):
+            what, remedy = f"{source.__name__} is a class, not an instance", f"write {source.__name__}()"
+        raise self._refusal("source", what, remedy)
+
+    def _checked_parts(self, parts: tuple[Any, ...]) -> tuple[tuple[Processor, ...], Sink]:
+        if not parts or not isinstance(parts[-1], Sink):
+            raise self._refusal("sink", "the last part is not a sink", "end with e.g. PostgresSink('table', key='id')")
+        processors: list[Processor] = []
+        for number, part in enumerate(parts[:-1], start=1):
+            if isinstance(part, Sink):
+                raise self._refusal("sink", f"part {number} is a sink but not the last part", "a pipeline has one sink")
+            processor = as_processor(part)
+            if processor is None:
+                raise self._refusal("processors", f"part {number}, {part!r}, is not a processor", "give a function or instance")
+            processors.append(processor)
+        return tuple(processors), parts[-1]
+
+    def _refusal(self, setting: str | None, problem: str, remedy: str | None) -> ConfigurationError:
+        return ConfigurationError(problem, job=self.name, setting=setting, remedy=remedy)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r})"
+
+
+def _declaration_place() -> str:
+    """`file:line` of the job module that declared the pipeline, for messages about it."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("etl.core"):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"

@@ -1,0 +1,245 @@
+"""What the moving parts (`runtime`) need from the outside, as protocols; `app` decides who implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from etl.core.batch import Batch, Processed
+from etl.core.context import BatchContext
+from etl.core.counts import Counts
+from etl.core.pipeline import Pipeline
+from etl.core.run import Run, RunState
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """One operating-system process: `worker_id` is fresh for each, so nothing that dies can be confused with it."""
+
+    worker_id: UUID
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """Somebody asks for a run."""
+
+    run_id: UUID
+    job: str
+    trigger: str
+    overlap_key: str
+    scheduled_for: datetime | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    row_limit: int | None = None
+    parent_id: UUID | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """The active run that keeps another from starting."""
+
+    run_id: UUID
+    job: str
+    state: RunState
+    since: datetime
+    host: str | None
+    pid: int | None
+    lost: bool
+    waiting: timedelta
+
+    def describe(self) -> str:
+        """One clause for messages."""
+        where = f" on {self.host} (pid {self.pid})" if self.host else ""
+        return f"run {self.run_id} of {self.job} is {self.state} since {self.since:%Y-%m-%d %H:%M:%S %Z}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run is to be ended. `stopped` None: by its books."""
+
+    stopped: RunState | None = None
+    error_type: str | None = None
+    error: str | None = None
+    positions: Mapping[str, list[str]] = field(default_factory=dict)  # source -> where the next sweep may begin
+    continue_as: UUID | None = None  # queue another run for what is left, under this id
+
+
+class RunStore(Protocol):
+    """Runs, as recorded in the database."""
+
+    async def start(self, request: RunRequest, worker: WorkerIdentity, lease: timedelta) -> Run | Blocker:
+        """Record a run as running here, or say what blocks it."""
+
+    async def start_queued(
+        self, jobs: Sequence[str], worker: WorkerIdentity, lease: timedelta, in_hand: Sequence[UUID], only: UUID | None
+    ) -> Run | None:
+        """Start the oldest queued run of these jobs here."""
+
+    async def note_trace(self, run_id: UUID, trace_id: str) -> None:
+        """Note the trace a run belongs to."""
+
+    async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
+        """Release what is held and end the run. Raises `RunLostError` if it is not this worker's any more."""
+
+    async def read(self, run_id: UUID) -> Run | None:
+        """One run as recorded."""
+
+    async def reap(self, only: Sequence[UUID] | None = None) -> list[Run]:
+        """End runs whose lease is over as crashed; what they held may be taken over. Returns them."""
+
+
+class BatchSource(Protocol):
+    """The claims of one run on one table."""
+
+    @property
+    def name(self) -> str:
+        """The source's identity."""
+
+    @property
+    def hint(self) -> list[str] | None:
+        """Where the next sweep may begin; None if there is nothing new to say."""
+
+    @property
+    def strangers(self) -> bool:
+        """Whether the last claim saw rows that others hold."""
+
+    async def begin_sweep(self, *, use_hint: bool = True) -> None:
+        """Fix what the sweep covers."""
+
+    async def next(self, token: UUID, most: int) -> Batch | None:
+        """Claim the next batch."""
+
+    def next_number(self) -> int:
+        """A number for a batch split off from another."""
+
+    async def complete(
+        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+    ) -> Counts:
+        """Write and record a batch, once."""
+
+    async def dead_holders(self) -> list[UUID]:
+        """Runs that hold rows of this source although their lease is over."""
+
+    async def free_abandoned(self) -> int:
+        """Give back ranges of vanished holders whose jobs nobody runs any more; returns how many."""
+
+
+class EventRecorder(Protocol):
+    """Records batches of a source that has a `cycle()` of its own."""
+
+    async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
+        """Write and record a batch of events, once."""
+
+
+class Passage(Protocol):
+    """A batch on its way through the processors."""
+
+    async def start(self) -> None:
+        """Call every stage for every row, without waiting for retries."""
+
+    async def wait(self, timeout: float | None = None) -> list[int]:
+        """Give rows in retry some time; the positions still waiting."""
+
+    def take(self, ordinals: Sequence[int]) -> Processed:
+        """What became of settled rows."""
+
+    def cancel(self) -> None:
+        """Give up rows in retry."""
+
+
+class Chain(Protocol):
+    """The processors of a pipeline."""
+
+    def passage(self, batch: Batch, context: BatchContext, tracing: Tracing) -> Passage:
+        """A batch's way through them."""
+
+
+class Delivering(Protocol):
+    """Writes results to a sink outside the database."""
+
+    async def deliver(self, processed: Processed, context: BatchContext) -> None:
+        """Write; rows the sink refuses become failures. Raises `ConnectionError` or `TimeoutError` if it is away."""
+
+
+class Span(Protocol):
+    """A traced piece of work."""
+
+    def set(self, **attributes: Any) -> None:
+        """Add attributes."""
+
+    def fail(self, error: BaseException | str) -> None:
+        """Mark the span as failed."""
+
+
+class Tracing(Protocol):
+    """Where spans go."""
+
+    def span(self, name: str, **attributes: Any) -> AbstractContextManager[Span]:
+        """A span around a block."""
+
+    def trace_id(self) -> str | None:
+        """The current trace as 32 hexadecimal digits."""
+
+
+class LeaseState(NamedTuple):
+    """What the server says about a run: still ours? renewed just now?"""
+
+    run_id: UUID
+    alive: bool
+    renewed: bool
+
+
+class LeaseRenewer(Protocol):
+    """Renews leases over a connection of the heartbeat's own."""
+
+    async def renew(self, run_ids: Sequence[UUID]) -> list[LeaseState]:
+        """Renew; asked even without runs, to know that the server answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A pipeline resolved against the catalog, for one run: either a table to claim from, or events to record."""
+
+    source: BatchSource | None
+    events: EventRecorder | None
+
+
+class Binder(Protocol):
+    """Resolves pipelines against the real catalog."""
+
+    async def bind(self, pipeline: Pipeline, run: Run, worker: WorkerIdentity) -> Bound:
+        """Look up the pipeline's tables for a run. Raises `ConfigurationError`."""
+
+    def forget(self, pipeline: Pipeline) -> None:
+        """Look again next time: what was found does not fit any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """When a worker has something to do: seconds until a trigger is due, and whether runs or deferred rows wait now."""
+
+    due_in: float | None
+    queued: bool
+    deferred: bool
+
+
+class ScheduleStore(Protocol):
+    """The schedule of this process's clock triggers."""
+
+    async def register(self) -> None:
+        """Make them known."""
+
+    async def fire(self) -> int:
+        """Decide about fire times that are due."""
+
+    async def wake(self) -> Wake:
+        """When there is something to do next."""
+
+    async def ask_for_deferred(self) -> None:
+        """Queue runs for deferred rows that are due."""

@@ -1,0 +1,147 @@
+"""Text and values made fit to be stored and shown, whatever a row or an exception carries.
+
+Quarantining must never fail: an exception whose `__str__` raises, NUL, lone surrogates, a payload without JSON form,
+a message of a gigabyte all end as bounded, storable text. Secrets (passwords in URLs and `key=value` text, bearer
+tokens) are blanked before anything reaches a log, a span, a report or the database.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import traceback
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+MESSAGE_LIMIT = 2_000  # characters
+TRACEBACK_LIMIT = 8_000  # characters
+PAYLOAD_LIMIT = 64_000  # characters of JSON
+
+_SECRETS = (
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(@)", re.I), r"\1***\2"),
+    (re.compile(r"""(\b(?:password|passwd|pgpassword|secret|token|api[_-]?key)\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)""", re.I), r"\1***"),
+    (re.compile(r"(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}", re.I), r"\1***"),
+)  # fmt: skip
+
+_MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/|/asyncio/|/concurrent/futures/")
+
+# Characters that could rewrite a terminal or reorder what is shown: C0 and C1 controls, line and bidi controls.
+_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def redact(text: str) -> str:
+    """Blank what looks like a secret."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def storable(text: str, limit: int) -> str:
+    """Text that Postgres accepts: no NUL, no lone surrogates, at most `limit` characters (middle cut out)."""
+    if len(text) > limit:
+        tail = limit * 3 // 4
+        text = f"{text[: limit - tail]}\n... {len(text) - limit:,} characters cut ...\n{text[-tail:]}"
+    text = text.replace("\x00", "\\x00")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def showable(text: str) -> str:
+    """Text for a terminal: control and bidirectional characters as escapes, newline and tab kept."""
+    return _UNSHOWABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorText:
+    """An exception as bounded, redacted, storable text."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+def describe_exception(error: BaseException) -> ErrorText:
+    """Type name, message and traceback (without locals) of an exception. Never raises."""
+    return ErrorText(
+        type=storable(type(error).__name__, 200),
+        message=storable(redact(_message(error)), MESSAGE_LIMIT),
+        traceback=storable(redact(_traceback(error)), TRACEBACK_LIMIT),
+    )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+        detail = getattr(error, "detail", None)  # of a Postgres error: which key, which value
+        return f"{text}: {detail}" if isinstance(detail, str) and detail and detail not in text else text
+    except Exception as broken:
+        return f"<message not available: str() raised {type(broken).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        shown = traceback.TracebackException(type(error), error, _from_user_code(error.__traceback__), compact=True)
+        return "".join(shown.format())
+    except Exception as broken:  # e.g. an exception whose attributes raise
+        return f"<traceback not available: {type(broken).__name__}>"
+
+
+def _from_user_code(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame that is not this framework's machinery (all of it if there is none)."""
+    frame = frames
+    while frame is not None and _MACHINERY.search(frame.tb_frame.f_code.co_filename.replace("\\", "/")):
+        frame = frame.tb_next
+    return frame or frames
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadText:
+    """A value as JSON text. `exact` says whether reading it back gives the same value."""
+
+    json: str
+    exact: bool
+
+
+def json_payload(value: Any) -> PayloadText:
+    """JSON for any Python value: what JSON lacks becomes text, what is too long is cut. Never raises."""
+    try:
+        plain = _jsonable(value, depth=0)
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        if len(text) > PAYLOAD_LIMIT:
+            return PayloadText(json.dumps({"cut": storable(text, PAYLOAD_LIMIT)}), exact=False)
+        return PayloadText(text, exact=_same(plain, value))
+    except Exception as broken:
+        return PayloadText(json.dumps({"unreadable": storable(type(broken).__name__, 200)}), exact=False)
+
+
+def _same(plain: Any, value: Any) -> bool:
+    if type(plain) is not type(value):
+        return False
+    if isinstance(value, dict):
+        return plain.keys() == value.keys() and all(_same(plain[key], value[key]) for key in value)
+    if isinstance(value, list):
+        return len(plain) == len(value) and all(map(_same, plain, value))
+    return bool(plain == value)
+
+
+def _jsonable(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return storable(value, PAYLOAD_LIMIT)
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, (UUID, Decimal)):
+        return str(value)
+    if depth < 50:
+        if isinstance(value, dict):
+            return {storable(str(key), 200): _jsonable(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [_jsonable(item, depth + 1) for item in value]
+    return storable(repr(value), 1_000)

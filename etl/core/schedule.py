@@ -1,0 +1,64 @@
+"""Which fire times are due, and what becomes of each. Pure: the caller passes now, which is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from etl.core.overlap import Missed
+from etl.core.trigger import ClockTrigger
+
+# Up to this many missed fire times get a tick each; a longer row leaves one summary.
+MISSED_ONE_BY_ONE = 10
+# Fire times counted exactly; beyond, the summary says "more than".
+COUNTED = 10_000
+# A fire time this late is not "missed": somebody was there, just not on the dot.
+PUNCTUAL = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class MissedRange:
+    """A row of fire times that nobody served. `count` is None when there were more than `COUNTED`."""
+
+    first: datetime
+    last: datetime
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What to do now about one trigger: fire times to serve, ones to record as missed, and when to look again."""
+
+    serve: tuple[datetime, ...]
+    missed: tuple[datetime, ...]
+    missed_range: MissedRange | None
+    next_at: datetime | None
+
+
+def due(trigger: ClockTrigger, next_at: datetime, now: datetime) -> Due:
+    """Decide about every fire time from `next_at` (a fire time itself) up to `now`, by the trigger's missed policy."""
+    upcoming = next(trigger.fire_times(now), None)
+    if next_at > now:
+        return Due((), (), None, next_at)
+    last = trigger.last_fire_time(now) or next_at
+    last = max(last, next_at)
+    serve = (last,) if trigger.missed is Missed.last or now - last <= PUNCTUAL else ()
+    earlier = list(islice(_between(trigger, next_at, last), COUNTED + 1))
+    if not serve:
+        earlier.append(last)
+    if len(earlier) <= MISSED_ONE_BY_ONE:
+        return Due(serve, tuple(earlier), None, upcoming)
+    count = len(earlier) if len(earlier) <= COUNTED else None
+    final = last if not serve else (trigger.last_fire_time(last - timedelta(microseconds=1)) or earlier[-1])
+    return Due(serve, (), MissedRange(earlier[0], final, count), upcoming)
+
+
+def _between(trigger: ClockTrigger, first: datetime, last: datetime) -> Iterator[datetime]:
+    """Fire times from `first` (included) to `last` (left out)."""
+    if first < last:
+        yield first
+        for moment in trigger.fire_times(first, last):
+            if moment < last:
+                yield moment

@@ -1,0 +1,63 @@
+"""Where results go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from etl.core.context import Context
+from etl.errors import ConfigurationError
+
+
+class Sink(ABC):
+    """Base of sinks: subclass it and write `write(self, context, rows)`, sync or async.
+
+    `write` gets the results of a batch in key order, before the batch is recorded as done: it is called at least
+    once for each row, so a crash in between repeats the call. `context.idempotency_keys` (one per row, the same at
+    every repetition) lets the other side drop duplicates. A `write` that raises is called again with halves of the
+    batch until the rows it refuses stand alone; those are quarantined, the others go through.
+
+    Connection errors and timeouts (`ConnectionError`, `TimeoutError`) are nobody's fault: the same batch is tried
+    again with growing delays instead.
+    """
+
+    @property
+    def name(self) -> str:
+        """The stage's name in reports."""
+        return type(self).__name__
+
+    @abstractmethod
+    def write(self, context: Context, rows: list[Any]) -> Any:
+        """Write the results."""
+
+
+class TableSink(Sink):
+    """A table in the same database, written in the transaction that completes the batch: each row exactly once.
+
+    `table` is named as the catalog has it. With `key` (a column or a tuple of columns with a unique index) rows are
+    upserted by it, without they are inserted.
+    """
+
+    def __init__(self, table: str, key: str | tuple[str, ...] | None = None) -> None:
+        if not isinstance(table, str) or not table:
+            raise ConfigurationError(f"table={table!r} is not a name", setting=type(self).__name__, remedy="name a table")
+        self.table = table
+        self.key = None if key is None else key_columns(key, type(self).__name__)
+
+    @property
+    def name(self) -> str:
+        return f"-> {self.table}"
+
+    def write(self, context: Context, rows: list[Any]) -> Any:
+        """Not called: the framework writes these rows itself, inside the completing transaction."""
+        raise TypeError(f"{type(self).__name__} is written by the framework")
+
+
+def key_columns(key: Any, setting: str) -> tuple[str, ...]:
+    """Read `key=`: a column name or a sequence of them. Raises `ConfigurationError`."""
+    columns = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, (tuple, list)) else ()
+    if not columns or not all(isinstance(column, str) and column for column in columns):
+        raise ConfigurationError(f"key={key!r} is not a column", setting=setting, remedy="use key='id' or key=('a', 'b')")
+    if len(set(columns)) != len(columns):
+        raise ConfigurationError(f"key={key!r} names a column twice", setting=setting, remedy="name each column once")
+    return columns

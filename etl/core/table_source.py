@@ -1,0 +1,19 @@
+"""A source over a table of the user, as a definition; the Postgres package carries it out."""
+
+from __future__ import annotations
+
+from etl.core.source import TriggerSource
+
+
+class TableSource(TriggerSource):
+    """What is to be known of a table source; `sources.batch.BatchProcessingSource` explains each attribute."""
+
+    table: str | None
+    query: str | None
+    key: tuple[str, ...] | None
+    pending: str
+    done: str
+    failed: str | None
+    batch_size: int
+    concurrency: int
+    name: str | None

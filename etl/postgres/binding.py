@@ -1,0 +1,202 @@
+"""Resolves a pipeline against the real catalog and hands out what a run needs of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import asyncpg
+
+from etl.core.batch import Batch, Processed
+from etl.core.counts import Counts
+from etl.core.pipeline import Pipeline
+from etl.core.ports import Bound, WorkerIdentity
+from etl.core.run import REPLAY, Run
+from etl.core.sink import TableSink
+from etl.core.table import Table
+from etl.core.table_source import TableSource
+from etl.errors import ConfigurationError
+from etl.postgres.catalog import TableFacts, find_column, find_table, resolve_key
+from etl.postgres.claim import Claimant
+from etl.postgres.claims import Claims
+from etl.postgres.completion import Completion, Finishing, RowWriter
+from etl.postgres.database import Connection, Database
+from etl.postgres.events import EventLog
+from etl.postgres.query import base_table_of
+from etl.postgres.statements import statement
+from etl.postgres.table_writer import TableWriter
+from etl.postgres.user_table import UserTable
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A pipeline's tables as found in the catalog."""
+
+    source: UserTable | None
+    source_facts: TableFacts | None
+    writer: RowWriter | None
+    sink_facts: TableFacts | None
+
+
+async def resolve(connection: Connection, pipeline: Pipeline) -> Resolved:
+    """Look up the source's and the sink's tables. Raises `ConfigurationError` naming job, setting and remedy."""
+    try:
+        source = facts = None
+        if isinstance(pipeline.source, TableSource):
+            source, facts = await resolve_source(connection, pipeline.source)
+        writer = sink_facts = None
+        if isinstance(pipeline.sink, TableSink):
+            writer, sink_facts = await resolve_sink(connection, pipeline.sink)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            error.problem, job=error.job or pipeline.name, setting=error.setting, remedy=error.remedy
+        ) from None
+    return Resolved(source, facts, writer, sink_facts)
+
+
+async def resolve_source(connection: Connection, source: TableSource) -> tuple[UserTable, TableFacts]:
+    """The source's table, key and statements."""
+    name = source.table
+    if name is None:
+        assert source.query is not None
+        name = await base_table_of(connection, source.query, source.key)
+    facts = await find_table(connection, name)
+    key = resolve_key(facts, source.key)
+    table = UserTable(
+        table=facts.table,
+        key=key,
+        name=source.name or facts.table.identity,
+        pending=source.pending,
+        done=source.done,
+        failed=source.failed,
+        query=source.query,
+    )
+    return table, facts
+
+
+async def resolve_sink(connection: Connection, sink: TableSink) -> tuple[TableWriter, TableFacts]:
+    """The sink's table and how it is written."""
+    facts = await find_table(connection, sink.table, setting="sink")
+    if sink.key is not None:
+        _require_unique(facts.table, sink.key)
+    return TableWriter(facts.table, sink.key), facts
+
+
+def _require_unique(table: Table, key: tuple[str, ...]) -> None:
+    for name in key:
+        find_column(table, name, setting="sink key")
+    if not any(set(unique) == set(key) for unique in table.keys):
+        names = ", ".join(key)
+        raise ConfigurationError(
+            f"no unique index on ({names}) of {table.identity}",
+            setting="sink key",
+            remedy=f"CREATE UNIQUE INDEX ON {table.sql} ({names}), or leave out key= to insert only",
+        )
+
+
+class PostgresBinder:
+    """`core.ports.Binder`: resolves each pipeline once per process, again when it no longer fits."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._resolved: dict[str, Resolved] = {}
+
+    async def bind(self, pipeline: Pipeline, run: Run, worker: WorkerIdentity) -> Bound:
+        """What `run` needs of the database. Raises `ConfigurationError`."""
+        resolved = self._resolved.get(pipeline.name)
+        if resolved is None:
+            resolved = await self._database.unit(lambda connection: resolve(connection, pipeline))
+            self._resolved[pipeline.name] = resolved
+        if resolved.source is None:
+            events = EventLog(
+                self._database,
+                job=pipeline.name,
+                run_id=run.run_id,
+                worker=worker,
+                writer=resolved.writer,
+                sink_name=pipeline.sink.name,
+            )
+            return Bound(None, events)
+        assert isinstance(pipeline.source, TableSource)
+        claimant = Claimant(
+            table=replace(resolved.source, replay=run.trigger == REPLAY),
+            job=pipeline.name,
+            run_id=run.run_id,
+            worker_id=worker.worker_id,
+            batch_size=pipeline.source.batch_size,
+        )
+        return Bound(ClaimedTable(self._database, claimant, resolved.writer, pipeline.sink.name), None)
+
+    def forget(self, pipeline: Pipeline) -> None:
+        """Look again next time."""
+        self._resolved.pop(pipeline.name, None)
+
+
+class ClaimedTable:
+    """`core.ports.BatchSource`: one run's claims on a table, and their completion."""
+
+    def __init__(self, database: Database, claimant: Claimant, writer: RowWriter | None, sink_name: str) -> None:
+        self._database = database
+        self._claimant = claimant
+        self._claims = Claims(database, claimant)
+        self._writer = writer
+        self._sink_name = sink_name
+
+    @property
+    def name(self) -> str:
+        """The source's identity."""
+        return self._claimant.table.name
+
+    @property
+    def hint(self) -> list[str] | None:
+        """Where the job's next sweep may begin."""
+        return self._claims.hint
+
+    @property
+    def strangers(self) -> bool:
+        """Whether the last claim saw ranges that others hold."""
+        return self._claims.strangers
+
+    async def begin_sweep(self, *, use_hint: bool = True) -> None:
+        """Fix what the sweep covers."""
+        await self._claims.begin_sweep(use_hint=use_hint)
+
+    async def next(self, token: UUID, most: int) -> Batch | None:
+        """Claim the next batch."""
+        return await self._claims.next(token, most)
+
+    def next_number(self) -> int:
+        """A number for a batch split off from another."""
+        return self._claims.next_number()
+
+    async def complete(
+        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+    ) -> Counts:
+        """Write and record a batch, once."""
+        finishing = Finishing(
+            table=self._claimant.table,
+            job=self._claimant.job,
+            run_id=self._claimant.run_id,
+            writer=self._writer,
+            sink_name=self._sink_name,
+            judge=judge,
+            issues=self._claims.issues or self._claimant.table.replay,
+        )
+        return await Completion(self._database, finishing, batch, processed).run(carry=carry)
+
+    async def dead_holders(self) -> list[UUID]:
+        """Runs that hold rows of this source although their lease is over."""
+        rows = await self._database.unit(
+            lambda connection: connection.fetch(statement("find_dead_holders"), self.name)
+        )
+        return [row["run_id"] for row in rows]
+
+    async def free_abandoned(self) -> int:
+        """Give back ranges of vanished holders whose jobs nobody runs any more."""
+
+        async def free(connection: Connection) -> list[asyncpg.Record]:
+            await connection.fetchval(statement("lock_source"), self.name)
+            return await connection.fetch(statement("free_abandoned"), self.name, self._claimant.job)
+
+        return len(await self._database.unit(free))

@@ -1,0 +1,206 @@
+"""One claim: which rows a run takes into its hands, in one short transaction.
+
+Lock the run and the source's turn; look the token up (a claim issued again answers with the same range); else take
+over what a vanished holder left; else take the next rows in question outside every reserved range. The batch row that
+is written is the lease, the fence and the lock of these rows. docs/explanation/claims.md tells the whole story.
+
+Reserved ranges are read before the rows, by a statement of its own: under the source's lock a range can only leave
+the reserved set (completed or released), so a row found later outside them is nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from etl.core.batch import Batch
+from etl.core.suspects import MAX_CRASHES, piece_size
+from etl.errors import RunLostError
+from etl.postgres.database import Connection
+from etl.postgres.statements import statement
+from etl.postgres.user_table import UserTable
+
+Key = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the key space still to be swept: after `after` (None: from the start) up to and including `last`."""
+
+    after: Key | None
+    last: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims, and from what."""
+
+    table: UserTable
+    job: str
+    run_id: UUID
+    worker_id: UUID
+    batch_size: int
+
+    def selection(self, issues: bool) -> tuple[Any, ...]:
+        """The leading parameters of the statements that select rows in question."""
+        return (self.run_id if self.table.replay else issues, self.job, self.table.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a claim came to: a batch (or None), what is left to sweep after it, and what was seen on the way.
+
+    `issues`: the job has rows set aside in this source. `strangers`: others have ranges reserved. `again`: ask once
+    more, something moved on without giving rows.
+    """
+
+    batch: Batch | None
+    segments: tuple[Segment, ...]
+    issues: bool = False
+    strangers: bool = False
+    again: bool = False
+
+
+class Claim:
+    """One transaction's view of a claim. `number` is the batch's number within its run."""
+
+    def __init__(self, connection: Connection, claimant: Claimant, segments: tuple[Segment, ...], number: int) -> None:
+        self._connection = connection
+        self._claimant = claimant
+        self._table = claimant.table
+        self._segments = segments
+        self._number = number
+        self._issues = False
+
+    async def answer(self, token: UUID, most: int) -> Answer:
+        """Claim up to `most` rows under `token`. Raises `RunLostError` when the run is not the claimant's any more."""
+        claimant, table = self._claimant, self._table
+        locked = await self._connection.fetchval(
+            statement("lock_run_and_source"), claimant.run_id, claimant.worker_id, table.name
+        )
+        if locked is None:
+            raise RunLostError(f"run {claimant.run_id} is not running here any more")
+        after = self._segments[0].after if self._segments else None
+        state = await self._connection.fetchrow(table.claim_state, token, table.name, claimant.job, after)
+        assert state is not None
+        self._issues = state["issues"]
+        answer = await self._find(token, most, state)
+        strangers = any(run != str(claimant.run_id) for run in state["holders"])
+        return replace(answer, issues=self._issues, strangers=strangers)
+
+    async def _find(self, token: UUID, most: int, state: asyncpg.Record) -> Answer:
+        if state["known"] is not None:
+            return await self._answer_again(token, state["known"])
+        if state["expired"] is not None and not self._table.replay:
+            taken = await self._take_over(state["expired"], token, most)
+            if taken is not None:
+                return taken
+        return await self._take_next(state["reserved"], token, most)
+
+    async def _answer_again(self, token: UUID, known: dict[str, Any]) -> Answer:
+        """The token is known: the same range, minus what has left it, plus what became visible."""
+        if known["state"] != "open":
+            raise RunLostError(f"batch {token} is {known['state']}")
+        rows = await self._rows_between(known["lo"], known["hi"], limit=None)
+        await self._connection.execute(statement("recount_batch"), token, len(rows))
+        batch = self._batch(token, rows, known["crashes"])
+        fresh = not known["crashes"] and self._segments  # taken-over ranges lie anywhere and move no sweep
+        return Answer(batch, self._after(known["hi"]) if fresh else self._segments)
+
+    async def _take_over(self, expired: UUID, token: UUID, most: int) -> Answer | None:
+        """Take the rows of a vanished holder: one piece now, the rest stays reserved for later claims."""
+        victim = await self._connection.fetchrow(statement("lock_expired_batch"), expired)
+        if victim is None:
+            return None
+        crashes = victim["crashes"]
+        size = min(most, piece_size(self._claimant.batch_size, crashes))
+        rows = await self._rows_between(victim["lo"], victim["hi"], limit=size + 1)
+        await self._connection.execute(statement("replace_batch"), expired)
+        if not rows:
+            return Answer(None, self._segments, again=True)
+        rest = rows[size:]
+        if rest:
+            # Only a row that was alone when its process died may be blamed for it.
+            crashes = min(crashes, MAX_CRASHES - 1)
+            await self._insert(uuid4(), None, 0, "expired", self._key(rest[0]), victim["hi"], crashes, 0)
+        batch = self._batch(token, rows[:size], crashes)
+        await self._record(batch)
+        return Answer(batch, self._segments)
+
+    async def _take_next(self, reserved: Sequence[tuple[Key, Key]], token: UUID, most: int) -> Answer:
+        """The next rows in question outside every reserved range, gap by gap."""
+        if not self._segments:
+            return Answer(None, ())
+        segment = self._segments[0]
+        for after, before in gaps(segment.after, reserved):
+            rows = await self._rows_in_gap(after, before, segment.last, most)
+            if rows:
+                batch = self._batch(token, rows, crashes=rows[0][1])
+                await self._record(batch)
+                return Answer(batch, self._after(self._key(rows[-1])))
+        rest = self._segments[1:]
+        return Answer(None, rest, again=bool(rest))
+
+    def _after(self, key: Key) -> tuple[Segment, ...]:
+        return (replace(self._segments[0], after=key), *self._segments[1:])
+
+    async def _rows_in_gap(self, after: Key | None, before: Key | None, last: Key, most: int) -> list[asyncpg.Record]:
+        sql = self._table.next_rows(after=after is not None, before=before is not None)
+        bounds = [bound for bound in (after, before) if bound is not None]
+        rows = await self._connection.fetch(sql, *self._claimant.selection(self._issues), most, last, *bounds)
+        if not self._table.replay or not rows:
+            return rows
+        # Rows whose process died in a replay before come back like suspects of a claim.
+        crashes = rows[0][1]
+        alike = next((n for n, row in enumerate(rows) if row[1] != crashes), len(rows))
+        return rows[: min(alike, piece_size(self._claimant.batch_size, crashes))]
+
+    async def _rows_between(self, lo: Key, hi: Key, limit: int | None) -> list[asyncpg.Record]:
+        selection = self._claimant.selection(self._issues)
+        return await self._connection.fetch(self._table.rows_between, *selection, limit, hi, lo)
+
+    async def _record(self, batch: Batch) -> None:
+        lo, hi = batch.key(0), batch.key(len(batch) - 1)
+        run_id = self._claimant.run_id
+        await self._insert(batch.token, run_id, batch.number, "open", lo, hi, batch.crashes, len(batch))
+        if self._table.replay:
+            keys = [batch.key_json(n) for n in range(len(batch))]
+            await self._connection.execute(statement("mark_replayed"), run_id, batch.token, keys)
+
+    async def _insert(
+        self, token: UUID, run_id: UUID | None, number: int, state: str, lo: Key, hi: Key, crashes: int, claimed: int
+    ) -> None:
+        job, source, replay = self._claimant.job, self._table.name, self._table.replay
+        await self._connection.execute(
+            statement("insert_batch"), token, run_id, job, source, number, state, lo, hi, crashes, replay, claimed
+        )
+
+    def _key(self, row: asyncpg.Record) -> Key:
+        return list(row[2 : 2 + len(self._table.key)])
+
+    def _batch(self, token: UUID, rows: Sequence[asyncpg.Record], crashes: int) -> Batch:
+        """Rows as read (version, crashes, key parts, columns) -> a batch."""
+        width = len(self._table.key)
+        names = self._table.columns
+        return Batch(
+            token=token,
+            number=self._number,
+            source=self._table.name,
+            rows=[dict(zip(names, row[2 + width :], strict=True)) for row in rows],
+            keys=[[row[2 + n] for row in rows] for n in range(width)],
+            versions=[row[0] for row in rows],
+            crashes=crashes,
+        )
+
+
+def gaps(after: Key | None, reserved: Sequence[tuple[Key, Key]]) -> list[tuple[Key | None, Key | None]]:
+    """(after, before) of the stretches between reserved ranges, which come in key order and end after `after`."""
+    found: list[tuple[Key | None, Key | None]] = []
+    for lo, hi in reserved:
+        found.append((after, lo))
+        after = hi
+    return [*found, (after, None)]

@@ -1,0 +1,154 @@
+"""All claims of one run on one source: a full sweep over the key, begun after the run's own start.
+
+A sweep fixes its last key when it begins, so it ends however fast new rows arrive; it begins where the job's last
+sweep ended (a hint that skips rows already done) and comes round to that place again, so nothing is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from etl.core.batch import Batch, Failure
+from etl.core.faults import Fault
+from etl.errors import ConfigurationError
+from etl.postgres.claim import Answer, Claim, Claimant, Key, Segment
+from etl.postgres.database import Connection, Database
+from etl.postgres.faults import classify
+from etl.postgres.statements import statement
+from etl.postgres.user_table import UserTable
+
+
+class QueryRowError(Exception):
+    """The source's query does not give exactly one row for a claimed key."""
+
+
+class Claims:
+    """The claims of one run. Not for concurrent use: a run's claims come one after the other."""
+
+    def __init__(self, database: Database, claimant: Claimant) -> None:
+        self._database = database
+        self._claimant = claimant
+        self._segments: tuple[Segment, ...] = ()
+        self._end: Key | None = None
+        self._former_hint: Key | None = None
+        self._number = 0
+        self.issues = False
+        self.strangers = False
+
+    @property
+    def table(self) -> UserTable:
+        """The source as this run sees it."""
+        return self._claimant.table
+
+    @property
+    def hint(self) -> Key | None:
+        """Where the job's next sweep of this source may begin; None if this one has nothing new to say."""
+        reached = self._segments[0].after if self._segments else self._end
+        return None if self.table.replay or reached == self._former_hint else reached
+
+    async def begin_sweep(self, *, use_hint: bool = True) -> None:
+        """Fix what the sweep covers: every key in question up to the last one there is now."""
+        end, hint = await self._database.unit(self._survey)
+        self._end, self._former_hint = end, hint
+        if end is None:
+            self._segments = ()
+        elif hint is None or not use_hint:
+            self._segments = (Segment(None, end),)
+        else:
+            self._segments = (Segment(hint, end), Segment(None, hint))
+
+    async def next(self, token: UUID, most: int) -> Batch | None:
+        """Claim up to `most` rows under `token`; None when the sweep found nothing more.
+
+        May be issued again with the same token. Raises `RunLostError` when the run is not ours any more.
+        """
+        while True:
+            table, answer = await self._claim(token, most)
+            self._segments = answer.segments
+            self.issues = answer.issues
+            self.strangers = answer.strangers
+            if answer.again:
+                continue
+            if answer.batch is not None:
+                self._number += 1
+                if table.query is not None:
+                    await self._read_query(table, answer.batch, range(len(answer.batch)))
+            return answer.batch
+
+    def next_number(self) -> int:
+        """A batch number for rows that go on in a batch of their own."""
+        self._number += 1
+        return self._number
+
+    async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None]:
+        table, job = self.table, self._claimant.job
+        await connection.execute(statement("register_source"), table.name, table.key_signature)
+        source = await connection.fetchrow(statement("read_source"), table.name, job)
+        assert source is not None
+        hint = source["position"]
+        if source["key"] != table.key_signature:
+            hint = None
+            await self._rekey(connection, source["key"])
+        selection = self._claimant.selection(issues=True) if table.replay else ()
+        return await connection.fetchval(table.sweep_end, *selection), None if table.replay else hint
+
+    async def _rekey(self, connection: Connection, former: str) -> None:
+        table = self.table
+        await connection.fetchval(statement("lock_source"), table.name)
+        if await connection.fetchval(statement("rekey_source"), table.name, table.key_signature) is None:
+            raise ConfigurationError(
+                f"rows of {table.name} are being claimed by the key ({former})",
+                job=self._claimant.job,
+                setting="key",
+                remedy="use the same key in all jobs on a table, or wait until nothing is claimed under the former one",
+            )
+
+    async def _claim(self, token: UUID, most: int) -> tuple[UserTable, Answer]:
+        table = self.table
+        try:
+            return table, await self._claim_from(table, token, most)
+        except Exception as error:
+            if table.query is not None or classify(error) is not Fault.data:
+                raise
+        # A value that the driver cannot read (a year beyond 9999, say) must not block its neighbours: claim by key
+        # alone, then read row by row where it matters.
+        table = replace(table, query=f"SELECT * FROM {table.table.sql}")
+        return table, await self._claim_from(table, token, most)
+
+    async def _claim_from(self, table: UserTable, token: UUID, most: int) -> Answer:
+        claimant = replace(self._claimant, table=table)
+        number = self._number + 1
+
+        async def claim(connection: Connection) -> Answer:
+            return await Claim(connection, claimant, self._segments, number).answer(token, most)
+
+        return await self._database.unit(claim)
+
+    async def _read_query(self, table: UserTable, batch: Batch, positions: range) -> None:
+        """Fill in what the query gives for the claimed keys; other than one readable row is that row's own failure."""
+        keys = [column[positions.start : positions.stop] for column in batch.keys]
+        try:
+            rows = await self._database.unit(lambda connection: connection.fetch(table.query_rows, *keys))
+        except Exception as error:
+            if classify(error) is not Fault.data:
+                raise
+            if len(positions) == 1:
+                batch.unreadable[positions.start] = Failure.of("query", error)
+                return
+            middle = len(positions) // 2
+            await self._read_query(table, batch, positions[:middle])
+            await self._read_query(table, batch, positions[middle:])
+            return
+        answers: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            values = dict(row)
+            answers.setdefault(positions[values.pop("etl:ordinal") - 1], []).append(values)
+        for position in positions:
+            found = answers.get(position, [])
+            if len(found) == 1:
+                batch.rows[position] = found[0]
+            else:
+                error_text = f"the query gives {len(found)} rows for key {batch.key_json(position)}, not one"
+                batch.unreadable[position] = Failure.of("query", QueryRowError(error_text))

@@ -1,0 +1,57 @@
+"""JSON in and out of Postgres: strict about what has no JSON form, so that a bad value is a row's failure and not a guess."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, time
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+def encode_json(value: Any) -> str:
+    """JSON text of a value. Raises `TypeError` or `ValueError` for NaN, infinity, lone surrogates, naive datetimes and
+    whatever else has no JSON form."""
+    try:
+        text = orjson.dumps(value, default=_json_form, option=_OPTIONS).decode()
+    except orjson.JSONEncodeError:
+        # Integers beyond 64 bits and str or dict subclasses are fine for the slower encoder.
+        text = json.dumps(value, default=_json_form, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    if "null" in text:  # orjson writes NaN and infinity as null; the slower encoder refuses them
+        json.dumps(value, default=_json_form, allow_nan=False)
+    return text
+
+
+def _json_form(value: Any) -> Any:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value.isoformat()}: give it a time zone")
+        return value.isoformat()
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _encode_jsonb(value: Any) -> bytes:
+    return b"\x01" + encode_json(value).encode()
+
+
+def _decode_jsonb(data: bytes) -> Any:
+    return orjson.loads(data[1:])
+
+
+async def set_codecs(connection: asyncpg.Connection[Any]) -> None:
+    """Make json and jsonb columns Python values on this connection. Asks the server nothing."""
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+    )
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", encoder=lambda value: encode_json(value).encode(), decoder=orjson.loads, format="binary"
+    )

@@ -1,0 +1,315 @@
+"""Completing a batch: results, completion and everything set aside, in one transaction and once per token.
+
+First the batch row is locked and seen open: done already means an earlier COMMIT took effect unheard, anything else
+means the batch was taken away and nothing may be written. Then the rows are marked done where they are still as they
+were claimed, and only the results of rows that were really marked go to the sink.
+
+The first try takes the batch as a whole. If a row is refused, or locked by another session, the second one works in
+pieces: halves inside savepoints, down to the rows that are to blame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+import asyncpg
+
+from etl.core.batch import Batch, Failure, Processed
+from etl.core.counts import Counts
+from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
+from etl.core.sanitise import ErrorText
+from etl.core.stages import StageCounts, histogram
+from etl.errors import ConfigurationError, RunLostError
+from etl.postgres.database import Connection, Database
+from etl.postgres.faults import classify, sqlstate_of
+from etl.postgres.quarantine import Quarantine
+from etl.postgres.statements import statement
+from etl.postgres.user_table import UserTable
+
+# In the second try a locked row is not worth waiting for: it comes back later.
+_IMPATIENT = "200ms"
+DEFER_FOR = timedelta(seconds=5)
+_LOCKED = ErrorText("RowLocked", "another session holds a lock on this row", "")
+
+
+class RowWriter(Protocol):
+    """A sink inside the database."""
+
+    async def write(self, connection: Connection, rows: Sequence[Any]) -> None:
+        """Write results within the transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """What a completion needs besides the batch: whose it is, where results go, and who may still object.
+
+    `judge` is called with the batch's counts before COMMIT and may raise to keep it from happening.
+    """
+
+    table: UserTable | None  # None: events without a row
+    job: str
+    run_id: UUID
+    writer: RowWriter | None
+    sink_name: str
+    judge: Callable[[Counts], None]
+    issues: bool
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What one try has come to so far, by position in the batch."""
+
+    written: set[int] = field(default_factory=set)
+    filtered: set[int] = field(default_factory=set)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    locked: set[int] = field(default_factory=set)
+    vanished: set[int] = field(default_factory=set)
+    sink: StageCounts = field(default_factory=lambda: StageCounts("sink"))
+    sink_seconds: list[float] = field(default_factory=list)
+
+
+class _RefusedError(Exception):
+    """The batch as a whole does not go through: a row is refused or locked."""
+
+
+class Completion:
+    """Completes one batch under its token. May be run again as a whole, any number of times."""
+
+    def __init__(self, database: Database, finishing: Finishing, batch: Batch, processed: Processed) -> None:
+        self._database = database
+        self._finishing = finishing
+        self._batch = batch
+        self._processed = processed
+        self._outputs: dict[int, list[Any]] = {}
+        for position, value in processed.outputs:
+            self._outputs.setdefault(position, []).append(value)
+
+    async def run(self, *, carry: Batch | None = None) -> Counts:
+        """Complete the batch. `carry` are rows claimed with it that go on under a token of their own, from the same
+        transaction on.
+
+        Raises `RunLostError` if the batch was taken away, `ConfigurationError` if `done` or `failed` does not do what
+        it says or the sink's table cannot take any row.
+        """
+        try:
+            return await self._database.unit(self._try(self._whole, carry))
+        except _RefusedError:
+            return await self._database.unit(self._try(self._in_pieces, carry))
+
+    def _try(
+        self, work: Callable[[Connection, _Progress], Awaitable[None]], carry: Batch | None
+    ) -> Callable[[Connection], Awaitable[Counts]]:
+        async def attempt(connection: Connection) -> Counts:
+            known = await self._lock(connection)
+            if known["state"] == "done":
+                return _recorded(known)
+            if known["state"] != "open":
+                raise RunLostError(f"batch {self._batch.token} is {known['state']}")
+            progress = _Progress()
+            await work(connection, progress)
+            return await self._close(connection, progress, carry)
+
+        return attempt
+
+    async def _lock(self, connection: Connection) -> asyncpg.Record:
+        known = await connection.fetchrow(statement("lock_batch"), self._batch.token)
+        if known is None:
+            raise RunLostError(f"batch {self._batch.token} is gone")
+        return known
+
+    async def _whole(self, connection: Connection, progress: _Progress) -> None:
+        done = sorted([*self._outputs, *self._processed.filtered])
+        try:
+            await self._mark_and_write(connection, progress, done)
+        except Exception as error:
+            if _is_refusal(error):
+                raise _RefusedError from error
+            raise
+
+    async def _in_pieces(self, connection: Connection, progress: _Progress) -> None:
+        await connection.execute(f"SET LOCAL lock_timeout = '{_IMPATIENT}'")
+        done = sorted([*self._outputs, *self._processed.filtered])
+        progress.locked = await self._locked(connection, done)
+        await self._halve(connection, progress, [position for position in done if position not in progress.locked])
+
+    async def _locked(self, connection: Connection, positions: Sequence[int]) -> set[int]:
+        """Rows that are as they were claimed but locked by another session."""
+        table, rows = self._table, self._parameters(positions)
+        free = {positions[row[0]] for row in await connection.fetch(table.lockable, *rows)}
+        same = {positions[row[0]] for row in await connection.fetch(table.unchanged(payload=False), *rows)}
+        return same - free
+
+    async def _halve(self, connection: Connection, progress: _Progress, positions: Sequence[int]) -> None:
+        if not positions:
+            return
+        await connection.execute("SAVEPOINT etl_piece")
+        try:
+            await self._mark_and_write(connection, progress, positions)
+            await connection.execute("RELEASE SAVEPOINT etl_piece")
+            return
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            await connection.execute("ROLLBACK TO SAVEPOINT etl_piece")
+            if len(positions) == 1:
+                self._blame(progress, positions[0], error)
+                return
+        middle = len(positions) // 2
+        await self._halve(connection, progress, positions[:middle])
+        await self._halve(connection, progress, positions[middle:])
+
+    def _blame(self, progress: _Progress, position: int, error: Exception) -> None:
+        if sqlstate_of(error) == LOCK_NOT_AVAILABLE:
+            progress.locked.add(position)
+            return
+        progress.failures[position] = Failure.of(self._finishing.sink_name, error)
+        progress.sink.rows_in += len(self._outputs.get(position, ()))
+        progress.sink.quarantined += 1
+
+    async def _mark_and_write(self, connection: Connection, progress: _Progress, positions: Sequence[int]) -> None:
+        """Mark rows done, then write the results of those that were; all or nothing."""
+        if not positions:
+            return
+        taken = await self._mark(connection, positions)
+        missing = [position for position in positions if position not in taken]
+        rows = [value for position in positions if position in taken for value in self._outputs.get(position, ())]
+        if rows and self._finishing.writer is not None:
+            started = time.perf_counter()
+            await self._finishing.writer.write(connection, rows)
+            progress.sink_seconds.append(time.perf_counter() - started)
+        progress.sink.rows_in += len(rows)
+        progress.sink.rows_out += len(rows)
+        progress.written |= taken & self._outputs.keys()
+        progress.filtered |= taken - self._outputs.keys()
+        progress.vanished.update(missing)
+
+    async def _mark(self, connection: Connection, positions: Sequence[int]) -> set[int]:
+        """Mark rows done; those that were still as they had been claimed."""
+        marked = await connection.fetch(self._table.complete, *self._parameters(positions))
+        if any(row[1] for row in marked):
+            raise self._misdeclared("done", "leaves the row pending", "make it change what `pending` looks at")
+        taken = {positions[row[0]] for row in marked}
+        if len(taken) < len(positions):
+            await self._require_changed(connection, [position for position in positions if position not in taken])
+        return taken
+
+    async def _require_changed(self, connection: Connection, positions: Sequence[int]) -> None:
+        """Rows that were not marked must have changed since; if not, something keeps `done` from taking effect."""
+        if await connection.fetch(self._table.unmarked, *self._parameters(positions)):
+            raise self._misdeclared(
+                "done", "has no effect on some rows", "look for a trigger or row-level security that stops the UPDATE"
+            )
+
+    def _misdeclared(self, setting: str, problem: str, remedy: str) -> ConfigurationError:
+        return ConfigurationError(problem, job=self._finishing.job, setting=setting, remedy=remedy)
+
+    async def _close(self, connection: Connection, progress: _Progress, carry: Batch | None) -> Counts:
+        """Set rows aside, let the run's quota object, and end the batch."""
+        finishing, batch = self._finishing, self._batch
+        failures = {**self._processed.failures, **progress.failures}
+        quarantine = self._quarantine(connection)
+        if finishing.issues and (handled := progress.written | progress.filtered):
+            await quarantine.resolve(sorted(handled))
+        set_aside = await quarantine.add(failures)
+        if progress.locked:
+            locked = {position: Failure(finishing.sink_name, _LOCKED) for position in progress.locked}
+            await quarantine.defer(locked, DEFER_FOR)
+        counts = Counts(
+            claimed=len(batch),
+            written=len(progress.written),
+            filtered=len(progress.filtered),
+            quarantined=len(set_aside),
+            deferred=len(progress.locked),
+            vanished=len(progress.vanished) + len(failures) - len(set_aside),
+            retried=len(self._processed.retried),
+            batches=1,
+        )
+        finishing.judge(counts)
+        await self._end_batch(connection, counts, self._stages(progress))
+        if carry is not None:
+            await self._open_carried(connection, carry)
+        return counts
+
+    def _quarantine(self, connection: Connection) -> Quarantine:
+        finishing = self._finishing
+        return Quarantine(connection, finishing.table, finishing.job, finishing.run_id, self._batch)
+
+    def _stages(self, progress: _Progress) -> list[StageCounts]:
+        """The processors' and the sink's part in this batch."""
+        sink = progress.sink
+        if self._finishing.writer is None:  # an outside sink was written before and brought its own counts
+            return self._processed.stages
+        sink.name = self._finishing.sink_name
+        sink.busy_s = sum(progress.sink_seconds)
+        sink.calls = histogram(progress.sink_seconds)
+        return [*self._processed.stages, sink]
+
+    async def _end_batch(self, connection: Connection, counts: Counts, stages: Sequence[StageCounts]) -> None:
+        await connection.execute(
+            statement("complete_batch"),
+            self._batch.token,
+            counts.claimed,
+            counts.written,
+            counts.filtered,
+            counts.quarantined,
+            counts.deferred,
+            counts.vanished,
+            counts.retried,
+            [stage.as_json() for stage in stages],
+        )
+
+    async def _open_carried(self, connection: Connection, carry: Batch) -> None:
+        finishing = self._finishing
+        await connection.execute(
+            statement("insert_batch"),
+            carry.token,
+            finishing.run_id,
+            finishing.job,
+            carry.source,
+            carry.number,
+            "open",
+            carry.key(0),
+            carry.key(len(carry) - 1),
+            carry.crashes,
+            self._table.replay,
+            len(carry),
+        )
+
+    @property
+    def _table(self) -> UserTable:
+        assert self._finishing.table is not None
+        return self._finishing.table
+
+    def _parameters(self, positions: Sequence[int]) -> list[Any]:
+        """The key columns and versions of rows, as statements take them."""
+        return row_parameters(self._batch, positions)
+
+
+def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
+    """One array per key column and one of versions, for the rows at these positions."""
+    if len(positions) == len(batch):
+        return [*batch.keys, batch.versions]
+    return [*([column[n] for n in positions] for column in batch.keys), [batch.versions[n] for n in positions]]
+
+
+def _is_refusal(error: Exception) -> bool:
+    return classify(error) is Fault.data or sqlstate_of(error) == LOCK_NOT_AVAILABLE
+
+
+def _recorded(known: asyncpg.Record) -> Counts:
+    """An earlier COMMIT of this completion took effect: what it recorded."""
+    return Counts(
+        claimed=known["claimed"],
+        written=known["written"],
+        filtered=known["filtered"],
+        quarantined=known["quarantined"],
+        deferred=known["deferred"],
+        vanished=known["vanished"],
+        retried=known["retried"],
+        batches=1,
+    )

@@ -1,0 +1,181 @@
+"""Connections and transactions.
+
+Every statement runs inside an explicit transaction at READ COMMITTED with a lock timeout and an idle timeout, so that
+a stopped or vanished client cannot hold anything for long, and so that a transaction-pooling proxy cannot spread one
+unit of work over several server connections. BEGIN and COMMIT are sent by hand: when a connection dies inside asyncpg's
+own transaction block its clean-up hides the error that matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+
+from etl.core.faults import Fault
+from etl.core.retry import full_jitter
+from etl.core.sanitise import redact
+from etl.errors import ConfigurationError, DatabaseUnavailableError
+from etl.postgres.codecs import set_codecs
+from etl.postgres.faults import classify, sqlstate_of
+
+logger = logging.getLogger("etl.postgres")
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+T = TypeVar("T")
+
+_FIRST_DELAY = 0.05  # seconds, full jitter
+_LONGEST_DELAY = 5.0
+# What a session must look like for keys and bounds to have one text form everywhere.
+_SESSION = {"timezone": "UTC", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "jit": "off"}
+MINIMUM_SERVER = 150000
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Where the server is and how to treat it. `patience`: how long to go on through outages before giving up."""
+
+    dsn: str
+    pooled: bool
+    lock_timeout: timedelta
+    idle_timeout: timedelta
+    patience: timedelta
+    max_connections: int = 20
+
+    def session(self) -> dict[str, str]:
+        """Server settings of each session (or, behind a pooler, of each transaction)."""
+        return {
+            **_SESSION,
+            "lock_timeout": f"{_milliseconds(self.lock_timeout)}ms",
+            "idle_in_transaction_session_timeout": f"{_milliseconds(self.idle_timeout)}ms",
+        }
+
+
+def _milliseconds(span: timedelta) -> int:
+    return max(1, round(span.total_seconds() * 1000))
+
+
+class Database:
+    """A pool of connections to one server, used by one event loop."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+        if settings.pooled:
+            self._begin += "".join(f"; SET LOCAL {name} = '{value}'" for name, value in settings.session().items())
+
+    async def open(self) -> None:
+        """Make the pool and one connection. Raises `ConfigurationError` or `DatabaseUnavailableError`, never with a secret."""
+        pooled = self.settings.pooled
+        try:
+            self._pool = await asyncpg.create_pool(
+                self.settings.dsn,
+                min_size=0,
+                max_size=self.settings.max_connections,
+                max_inactive_connection_lifetime=60.0,
+                timeout=15.0,
+                command_timeout=600.0,
+                statement_cache_size=0 if pooled else 256,
+                server_settings={} if pooled else {"application_name": "etl", **self.settings.session()},
+                init=set_codecs,
+                reset=_keep,
+            )
+            async with self.transaction() as connection:
+                version = connection.get_server_version()
+                if version.major * 10000 < MINIMUM_SERVER:
+                    raise ConfigurationError(
+                        f"the server is PostgreSQL {version.major}", setting="ETL_DATABASE_URL", remedy="use 15 or newer"
+                    )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+            await self.close()
+            raise unreachable(error) from None
+
+    async def close(self) -> None:
+        """Close all connections; a server that does not answer is not waited for."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                await asyncio.wait_for(pool.close(), timeout=5.0)
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pool.terminate()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One short transaction on a connection of its own. COMMIT comes when the block ends without an exception."""
+        assert self._pool is not None, "the database is not open"
+        async with self._pool.acquire() as connection:
+            try:
+                await connection.execute(self._begin)
+                yield connection
+                if await connection.execute("COMMIT") != "COMMIT":
+                    raise asyncpg.InFailedSQLTransactionError("an error inside the transaction was swallowed; rolled back")
+            except BaseException as error:
+                await _abandon(connection, error)
+                raise
+
+    async def unit(self, work: Callable[[Connection], Awaitable[T]], *, patience: timedelta | None = None) -> T:
+        """Run `work` in a transaction, and again as a whole while the infrastructure fails.
+
+        `work` must be safe to repeat even if its COMMIT took effect unheard: whatever it writes carries a token of its
+        own. Raises `DatabaseUnavailableError` when `patience` is over; faults of other classes come out as they are.
+        """
+        limit = (self.settings.patience if patience is None else patience).total_seconds()
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            try:
+                async with self.transaction() as connection:
+                    return await work(connection)
+            except Exception as error:
+                if classify(error) is not Fault.infrastructure:
+                    raise
+                attempt += 1
+                delay = full_jitter(attempt, first=_FIRST_DELAY, cap=_LONGEST_DELAY)
+                if time.monotonic() - started + delay > limit:
+                    raise DatabaseUnavailableError(f"gave up after {limit:.0f} s: {_plainly(error)}") from error
+                level = logging.WARNING if attempt in (3, 10, 30, 100) else logging.DEBUG
+                logger.log(level, "database: %s; attempt %d, again in %.2f s", _plainly(error), attempt + 1, delay)
+                await asyncio.sleep(delay)
+
+
+async def _keep(connection: Any) -> None:
+    """Nothing is left behind on a connection, so nothing has to be reset (a round trip saved per transaction)."""
+
+
+async def _abandon(connection: Connection, error: BaseException) -> None:
+    """Roll back; drop the connection if it cannot be trusted any more."""
+    if connection.is_closed():
+        return
+    if isinstance(error, Exception):
+        try:
+            await connection.execute("ROLLBACK", timeout=5.0)
+            return
+        except Exception as second:
+            logger.debug("rollback failed: %s", _plainly(second))
+    connection.terminate()  # cancelled in the middle of a statement, or broken
+
+
+def _plainly(error: BaseException) -> str:
+    code = sqlstate_of(error)
+    return redact(f"{type(error).__name__}: {error}" + (f" ({code})" if code else ""))
+
+
+def unreachable(error: BaseException) -> Exception:
+    """A failure to connect, as an error of ours that tells what to look at and never a password."""
+    text = redact(str(error)).strip() or type(error).__name__
+    remedy = "check ETL_DATABASE_URL"
+    if isinstance(error, (OSError, TimeoutError)):
+        return DatabaseUnavailableError(f"no connection to the database: {text} ({remedy}: host, port, is the server up?)")
+    if classify(error) is Fault.infrastructure:
+        return DatabaseUnavailableError(f"the database does not take connections now: {text}")
+    if "unsupported startup parameter" in text:
+        remedy = "the server is behind a pooling proxy: set pooled = true (ETL_POOLED=1)"
+    return ConfigurationError(f"cannot connect: {text}", setting="database", remedy=remedy)

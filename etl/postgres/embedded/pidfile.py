@@ -1,0 +1,47 @@
+"""Read what a postmaster wrote about itself, as a claim: the file outlives a killed server."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+PORT = 5432  # only part of the socket's name
+
+
+@dataclass(frozen=True, slots=True)
+class PidFile:
+    """What a postmaster wrote about itself; `pid` 0 where the file is empty or no such text."""
+
+    pid: int
+    run: Path
+    status: str
+
+    @classmethod
+    def read(cls, data: Path) -> Self | None:
+        try:
+            lines = (data / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
+        except FileNotFoundError:
+            return None
+        lines += [""] * (8 - len(lines))
+        return cls(leading_number(lines[0]), Path(lines[4]), lines[7].strip())
+
+    @property
+    def socket(self) -> Path:
+        return self.run / f".s.PGSQL.{PORT}"
+
+    def answers(self) -> bool:
+        """Whether the server says it is ready and takes connections."""
+        if self.status != "ready":
+            return False
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(2)
+            return client.connect_ex(str(self.socket)) == 0
+
+
+def leading_number(text: str) -> int:
+    """The pid that a lock file begins with (negative for a server without clients); 0 for anything else."""
+    first = text.strip().splitlines()[0].strip() if text.strip() else ""
+    return abs(int(first)) if re.fullmatch(r"-?\d{1,10}", first, re.ASCII) else 0

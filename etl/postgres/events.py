@@ -1,0 +1,110 @@
+"""Recording events that a source's own `cycle()` brought: batches without a claim and without a source row.
+
+The batch row is written in the transaction that writes the results, under the token it was given before; issued again
+after a lost COMMIT it finds itself done. The run is locked first, so that a run that was ended writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from etl.core.batch import Batch, Processed
+from etl.core.counts import Counts
+from etl.core.ports import WorkerIdentity
+from etl.core.sanitise import json_payload
+from etl.errors import RunLostError
+from etl.postgres.completion import Completion, Finishing, RowWriter
+from etl.postgres.database import Connection, Database
+from etl.postgres.quarantine import Quarantine
+from etl.postgres.statements import statement
+
+
+class EventLog:
+    """Completes the event batches of one run."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        job: str,
+        run_id: UUID,
+        worker: WorkerIdentity,
+        writer: RowWriter | None,
+        sink_name: str,
+    ) -> None:
+        self._database = database
+        self._job = job
+        self._run_id = run_id
+        self._worker = worker
+        self._writer = writer
+        self._sink_name = sink_name
+
+    async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
+        """Write and record a batch of events, once. Raises `RunLostError` when the run was ended by somebody else."""
+        finishing = Finishing(
+            table=None,
+            job=self._job,
+            run_id=self._run_id,
+            writer=self._writer,
+            sink_name=self._sink_name,
+            judge=judge,
+            issues=False,
+        )
+        return await _EventCompletion(self._database, finishing, batch, processed, self._worker).run()
+
+
+class _EventCompletion(Completion):
+    """A completion whose rows live in memory: nothing to mark, nothing that could have changed."""
+
+    def __init__(
+        self, database: Database, finishing: Finishing, batch: Batch, processed: Processed, worker: WorkerIdentity
+    ) -> None:
+        super().__init__(database, finishing, batch, processed)
+        self._worker = worker
+
+    async def _lock(self, connection: Connection) -> asyncpg.Record:
+        run_id = self._finishing.run_id
+        if await connection.fetchval(statement("lock_running_run"), run_id, self._worker.worker_id) is None:
+            raise RunLostError(f"run {run_id} is not running here any more")
+        known = await connection.fetchrow(statement("lock_batch"), self._batch.token)
+        if known is None:
+            batch = self._batch
+            await connection.execute(
+                statement("insert_batch"),
+                batch.token,
+                run_id,
+                self._finishing.job,
+                batch.source,
+                batch.number,
+                "open",
+                None,
+                None,
+                0,
+                False,
+                len(batch),
+            )
+            known = await connection.fetchrow(statement("lock_batch"), batch.token)
+        assert known is not None
+        return known
+
+    async def _mark(self, connection: Connection, positions: Sequence[int]) -> set[int]:
+        return set(positions)
+
+    async def _locked(self, connection: Connection, positions: Sequence[int]) -> set[int]:
+        return set()
+
+    def _quarantine(self, connection: Connection) -> Quarantine:
+        return _EventQuarantine(connection, None, self._finishing.job, self._finishing.run_id, self._batch)
+
+
+class _EventQuarantine(Quarantine):
+    """Events have no row to look at again: the payload is what the cycle brought."""
+
+    async def _unchanged(self, positions: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
+        return {position: (None, json_payload(self._batch.rows[position]).json) for position in positions}
+
+    async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
+        return {}

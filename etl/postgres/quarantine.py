@@ -1,0 +1,139 @@
+"""Setting rows aside inside the completing transaction. Must never fail because of the row itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from etl.core.batch import Batch, Failure
+from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
+from etl.core.sanitise import PAYLOAD_LIMIT, json_payload
+from etl.errors import ConfigurationError
+from etl.postgres.database import Connection
+from etl.postgres.faults import classify, sqlstate_of
+from etl.postgres.statements import statement
+from etl.postgres.user_table import UserTable
+
+
+class Quarantine:
+    """The rows of one batch that are set aside, or come back from it."""
+
+    def __init__(self, connection: Connection, table: UserTable | None, job: str, run_id: UUID, batch: Batch) -> None:
+        self._connection = connection
+        self._table = table
+        self._job = job
+        self._run_id = run_id
+        self._batch = batch
+
+    async def resolve(self, positions: Sequence[int]) -> None:
+        """These rows were handled: issues from earlier runs are settled."""
+        await self._close_issues("resolve_issues", positions)
+
+    async def add(self, failures: Mapping[int, Failure]) -> list[int]:
+        """Quarantine rows; returns the positions of those that still were as they had been claimed."""
+        if not failures:
+            return []
+        rows = await self._unchanged(sorted(failures))
+        marked = await self._mark(sorted(rows))
+        for position, version in marked.items():
+            rows[position] = (version, rows[position][1])
+        positions = sorted(rows)
+        await self._close_issues("supersede_issues", positions)
+        await self._insert("open", None, positions, failures, rows, held=[position not in marked for position in positions])
+        return positions
+
+    async def defer(self, failures: Mapping[int, Failure], delay: timedelta) -> None:
+        """Let rows come back by themselves after `delay`."""
+        positions = sorted(failures)
+        await self._close_issues("supersede_issues", positions)
+        rows: dict[int, tuple[str | None, str | None]] = {position: (None, None) for position in positions}
+        await self._insert("deferred", delay.total_seconds(), positions, failures, rows, held=[True] * len(positions))
+
+    async def _close_issues(self, how: str, positions: Sequence[int]) -> None:
+        keys = [self._batch.key_json(position) for position in positions]
+        await self._connection.execute(statement(how), self._job, self._batch.source, keys, self._run_id)
+
+    async def _unchanged(self, positions: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
+        """Position -> (version, payload as JSON text) of rows that are as they were claimed."""
+        assert self._table is not None
+        parameters, sql = self._parameters(positions), self._table.unchanged()
+        try:
+            rows = await self._in_savepoint(lambda: self._connection.fetch(sql, *parameters))
+        except asyncpg.PostgresError as error:
+            if classify(error) is not Fault.data:
+                raise
+            rows = await self._connection.fetch(self._table.unchanged(payload=False), *parameters)
+        return {positions[row[0]]: (row[1], _bounded(row[2])) for row in rows}
+
+    async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
+        """Mark rows as failed in the source, where the job says how; position -> new version of those marked."""
+        sql = self._table.fail if self._table is not None else None
+        if sql is None or not positions:
+            return {}
+        try:
+            marked = await self._in_savepoint(lambda: self._connection.fetch(sql, *self._parameters(positions)))
+        except asyncpg.PostgresError as error:
+            if classify(error) is not Fault.data and sqlstate_of(error) != LOCK_NOT_AVAILABLE:
+                raise
+            if len(positions) == 1:
+                return {}  # cannot be marked (a trigger, a lock): kept apart by its issue alone
+            middle = len(positions) // 2
+            return {**await self._mark(positions[:middle]), **await self._mark(positions[middle:])}
+        if any(row[1] for row in marked):
+            remedy = "make it change what `pending` looks at"
+            raise ConfigurationError("leaves the row pending", job=self._job, setting="failed", remedy=remedy)
+        return {positions[row[0]]: row[2] for row in marked}
+
+    async def _in_savepoint(self, work: Any) -> Any:
+        await self._connection.execute("SAVEPOINT etl_aside")
+        try:
+            result = await work()
+        except Exception:
+            if not self._connection.is_closed():
+                await self._connection.execute("ROLLBACK TO SAVEPOINT etl_aside")
+            raise
+        await self._connection.execute("RELEASE SAVEPOINT etl_aside")
+        return result
+
+    async def _insert(
+        self,
+        state: str,
+        due_in: float | None,
+        positions: Sequence[int],
+        failures: Mapping[int, Failure],
+        rows: Mapping[int, tuple[str | None, str | None]],
+        *,
+        held: list[bool],
+    ) -> None:
+        chosen = [failures[position] for position in positions]
+        await self._connection.execute(
+            statement("insert_issues"),
+            self._job,
+            self._batch.source,
+            self._run_id,
+            self._batch.token,
+            state,
+            due_in,
+            [self._batch.key_json(position) for position in positions],
+            [rows[position][0] for position in positions],
+            held,
+            [failure.stage for failure in chosen],
+            [failure.error.type for failure in chosen],
+            [failure.error.message for failure in chosen],
+            [failure.error.traceback for failure in chosen],
+            [failure.attempts for failure in chosen],
+            [rows[position][1] for position in positions],
+        )
+
+    def _parameters(self, positions: Sequence[int]) -> list[Any]:
+        batch = self._batch
+        return [*([column[n] for n in positions] for column in batch.keys), [batch.versions[n] for n in positions]]
+
+
+def _bounded(payload: str | None) -> str | None:
+    """A payload of any size as JSON that is kept."""
+    return payload if payload is None or len(payload) <= PAYLOAD_LIMIT else json_payload({"cut": payload}).json

@@ -1,0 +1,244 @@
+"""Runs in the database: asked for, started, ended, and ended for those who can no longer do it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from etl.core.counts import Counts
+from etl.core.ports import Blocker, RunEnd, RunRequest, WorkerIdentity
+from etl.core.run import CONTINUATION, RECOVERY, REPLAY, Run, RunState, final_state
+from etl.errors import RunLostError
+from etl.postgres.database import Connection, Database
+from etl.postgres.statements import statement
+
+_COUNTS = ("claimed", "written", "filtered", "quarantined", "deferred", "released", "vanished", "retried", "batches")
+
+
+class PostgresRunStore:
+    """`core.ports.RunStore` over the tables of schema `etl`. Every method may be repeated after a lost COMMIT."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def start(self, request: RunRequest, worker: WorkerIdentity, lease: timedelta) -> Run | Blocker:
+        """Record a run as running here, or say which run blocks it."""
+        while True:
+            outcome = await self._database.unit(lambda connection: _start(connection, request, worker, lease))
+            if outcome is not None:
+                return outcome
+
+    async def start_queued(
+        self, jobs: Sequence[str], worker: WorkerIdentity, lease: timedelta, in_hand: Sequence[UUID], only: UUID | None = None
+    ) -> Run | None:
+        """Start the oldest queued run of these jobs here (or run `only`)."""
+
+        async def start(connection: Connection) -> Run | None:
+            row = await connection.fetchrow(
+                statement("start_queued_run"),
+                list(jobs),
+                worker.worker_id,
+                worker.host,
+                worker.pid,
+                lease.total_seconds(),
+                list(in_hand),
+                only,
+            )
+            return None if row is None else run_of(row)
+
+        return await self._database.unit(start)
+
+    async def note_trace(self, run_id: UUID, trace_id: str) -> None:
+        """Note the trace a run belongs to."""
+        await self._database.unit(lambda connection: connection.execute(statement("set_trace"), run_id, trace_id))
+
+    async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
+        """Release what the run still holds, close its books and end it.
+
+        Raises `RunLostError` if it is not this worker's any more.
+        """
+
+        async def finish(connection: Connection) -> Run:
+            known = await connection.fetchrow(statement("lock_run"), run_id)
+            if known is None or known["worker_id"] != worker.worker_id or known["state"] in ("queued", "crashed"):
+                raise RunLostError(f"run {run_id} is {known['state'] if known else 'gone'}")
+            if known["state"] != "running":  # an earlier COMMIT took effect unheard
+                return await _read(connection, run_id)
+            for source, position in end.positions.items():
+                job = await connection.fetchval("SELECT job FROM etl.run WHERE run_id = $1", run_id)
+                await connection.execute(statement("save_position"), source, job, position)
+            await connection.execute(statement("release_batches"), run_id)
+            run = await _end(connection, run_id, end)
+            if end.continue_as is not None:
+                await _queue_after(connection, run, end.continue_as, CONTINUATION, attempt=run.attempt)
+            return run
+
+        return await self._database.unit(finish)
+
+    async def reap(self, only: Sequence[UUID] | None = None) -> list[Run]:
+        """End lost runs as crashed, one transaction each, and ask for runs that take over what they held."""
+        reaped: list[Run] = []
+        while (run := await self._database.unit(lambda connection: _reap_one(connection, only))) is not None:
+            reaped.append(run)
+        return reaped
+
+    async def read(self, run_id: UUID) -> Run | None:
+        """One run, with its counts so far."""
+        row = await self._database.unit(lambda connection: connection.fetchrow(statement("read_run"), run_id))
+        return None if row is None else run_of(row)
+
+    async def list(self, job: str | None, states: Sequence[str] | None, limit: int) -> Sequence[Run]:
+        """Runs, newest first."""
+        rows = await self._database.unit(
+            lambda connection: connection.fetch(statement("list_runs"), job, None if states is None else [*states], limit)
+        )
+        return [run_of(row) for row in rows]
+
+
+async def _start(
+    connection: Connection, request: RunRequest, worker: WorkerIdentity, lease: timedelta
+) -> Run | Blocker | None:
+    """None: whoever blocked it has just ended; ask again."""
+    inserted = await insert_run(connection, request, worker, lease)
+    if not inserted:
+        known = await connection.fetchrow(statement("read_run"), request.run_id)
+        if known is None:
+            row = await connection.fetchrow(statement("find_blocker"), request.overlap_key)
+            return None if row is None else _blocker(row)
+    return await _read(connection, request.run_id)
+
+
+async def insert_run(
+    connection: Connection, request: RunRequest, worker: WorkerIdentity | None, lease: timedelta | None
+) -> bool:
+    """Insert a run, running here (with `worker`) or queued; False if the overlap guard or its tick's run refuse."""
+    inserted = await connection.fetchval(
+        statement("insert_run"),
+        request.run_id,
+        request.job,
+        request.trigger,
+        request.scheduled_for,
+        request.overlap_key,
+        dict(request.arguments),
+        request.row_limit,
+        request.parent_id,
+        request.attempt,
+        None if worker is None else worker.worker_id,
+        None if worker is None else worker.host,
+        None if worker is None else worker.pid,
+        None if lease is None else lease.total_seconds(),
+        None,
+    )
+    return inserted is not None
+
+
+async def find_blocker(connection: Connection, overlap_key: str) -> Blocker | None:
+    """The active run that holds the overlap key."""
+    row = await connection.fetchrow(statement("find_blocker"), overlap_key)
+    return None if row is None else _blocker(row)
+
+
+async def _read(connection: Connection, run_id: UUID) -> Run:
+    row = await connection.fetchrow(statement("read_run"), run_id)
+    assert row is not None
+    return run_of(row)
+
+
+async def _end(connection: Connection, run_id: UUID, end: RunEnd) -> Run:
+    """Close the books; the run is locked and nothing of it is open any more."""
+    row = await connection.fetchrow(statement("count_batches"), run_id)
+    assert row is not None
+    counts = _counts(row)
+    ended = await connection.fetchrow(
+        statement("end_run"),
+        run_id,
+        final_state(counts, stopped=end.stopped),
+        end.error_type,
+        end.error,
+        *(getattr(counts, name) for name in _COUNTS),
+    )
+    assert ended is not None
+    return run_of(ended)
+
+
+async def _reap_one(connection: Connection, only: Sequence[UUID] | None) -> Run | None:
+    run_id = await connection.fetchval(statement("lock_lost_run"), None if only is None else [*only])
+    if run_id is None:
+        return None
+    judged = await connection.fetchrow(statement("judge_lost_run"), run_id)
+    if judged is None or not judged["lost"]:
+        return None
+    revoked = await connection.fetchrow(statement("expire_batches"), run_id)
+    assert revoked is not None
+    error = f"the process {judged['pid']} on {judged['host']} stopped renewing its lease; it ran out at {judged['lease_until']}"
+    run = await _end(connection, run_id, RunEnd(RunState.crashed, "LeaseExpired", error))
+    if revoked["revoked"]:
+        heir = uuid4()
+        trigger = REPLAY if revoked["replay"] else RECOVERY
+        if await _queue_after(connection, run, heir, trigger, attempt=run.attempt + 1) and revoked["replay"]:
+            await connection.execute(statement("hand_over_replay"), run_id, heir)
+    return run
+
+
+async def _queue_after(connection: Connection, run: Run, run_id: UUID, trigger: str, *, attempt: int) -> bool:
+    request = RunRequest(
+        run_id=run_id,
+        job=run.job,
+        trigger=trigger,
+        overlap_key=run.overlap_key,
+        scheduled_for=run.scheduled_for,
+        arguments=run.arguments,
+        parent_id=run.run_id,
+        attempt=attempt,
+    )
+    return await insert_run(connection, request, None, None)
+
+
+def _counts(row: asyncpg.Record) -> Counts:
+    return Counts(**{name: int(row[name] or 0) for name in _COUNTS})
+
+
+def _blocker(row: asyncpg.Record) -> Blocker:
+    return Blocker(
+        run_id=row["run_id"],
+        job=row["job"],
+        state=RunState(row["state"]),
+        since=row["started_at"] or row["queued_at"],
+        host=row["host"],
+        pid=row["pid"],
+        lost=row["lost"],
+        waiting=row["waiting"],
+    )
+
+
+def run_of(row: asyncpg.Record) -> Run:
+    """A row of `etl.run` or `etl.run_view` as a value."""
+    duration = row.get("duration_s")
+    if duration is None and row["started_at"] and row["ended_at"]:
+        duration = (row["ended_at"] - row["started_at"]).total_seconds()
+    return Run(
+        run_id=row["run_id"],
+        job=row["job"],
+        trigger=row["trigger"],
+        state=RunState(row["state"]),
+        scheduled_for=row["scheduled_for"],
+        queued_at=row["queued_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        duration_s=duration,
+        trace_id=row["trace_id"],
+        error_type=row["error_type"],
+        error=row["error"],
+        parent_id=row["parent_id"],
+        attempt=row["attempt"],
+        row_limit=row["row_limit"],
+        arguments=row["arguments"],
+        host=row["host"],
+        pid=row["pid"],
+        lost=bool(row.get("lost")),
+        overlap_key=row["overlap_key"],
+        counts=_counts(row),
+    )

@@ -1,0 +1,317 @@
+"""The statements that name a user's table: composed here and nowhere else.
+
+Identifiers come from the catalog and are quoted; values are always parameters; keys travel as text and are cast to
+the column's own type, so that the server compares them, never Python. The user's own fragments (`pending`, `done`,
+`failed`, `query`) stand on lines of their own, so that a comment at their end swallows nothing, and the table goes by
+its own name, so that they may qualify their columns with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from etl.core.table import Column, Table, quote_identifier
+
+# Names of ours inside composed statements; a colon keeps them apart from any sane column.
+_VERSION = '"etl:version"'
+_ORDINAL = '"etl:ordinal"'
+_HANDLED = '"etl:handled"'
+_ISSUE = '"etl:issue"'
+
+
+@dataclass(frozen=True)
+class UserTable:
+    """A source table as one job sees it, resolved, with the statements on it.
+
+    `name` is the source's identity for reservations. `replay` makes the rows in question those with an open issue
+    that a replay asked for, instead of the pending ones; the first three parameters of what selects them are then the
+    replay run, the job and the source. Parameters of the statements are named in each docstring;
+    "key" stands for a JSON array of the key's parts as text, "keys" for one text array per key column.
+    """
+
+    table: Table
+    key: tuple[Column, ...]
+    name: str
+    pending: str
+    done: str
+    failed: str | None = None
+    query: str | None = None
+    replay: bool = False
+
+    @property
+    def key_signature(self) -> str:
+        """What keys of this source are made of; equal for jobs whose claims can exclude each other."""
+        return ", ".join(f"{column.name} {column.base}" for column in self.key)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a claim returns besides version and key: the table's columns, or nothing if `query` reads them."""
+        return () if self.query is not None else tuple(self.table.columns)
+
+    # What a claim needs to know, and which rows it takes
+
+    @cached_property
+    def sweep_end(self) -> str:
+        """The last key in question -> (key) or no row."""
+        return f"SELECT {self._key_json} FROM {self._rows_in_question} ORDER BY {self._order(' DESC')} LIMIT 1"
+
+    @cached_property
+    def claim_state(self) -> str:
+        """$1 token, $2 source, $3 job, $4 key after which to look (or null) -> known, expired, issues, holders, reserved."""
+        hi = self._key_of_json("b.hi")
+        return f"""
+SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
+       (SELECT b.token FROM etl.batch b WHERE b.source = $2 AND b.job = $3 AND b.state = 'expired'
+         ORDER BY b.opened_at, b.number LIMIT 1) AS expired,
+       EXISTS (SELECT 1 FROM etl.row_issue i WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')) AS issues,
+       ARRAY(SELECT DISTINCT b.run_id::text FROM etl.batch b
+              WHERE b.source = $2 AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL) AS holders,
+       ARRAY(SELECT jsonb_build_array(b.lo, b.hi) FROM etl.batch b
+              WHERE b.source = $2 AND b.state IN ('open', 'expired')
+                AND ($4::jsonb IS NULL OR {hi} > {self._key_of_json("$4::jsonb")})
+              ORDER BY {self._key_of_json("b.lo", row=False)}) AS reserved
+"""
+
+    def next_rows(self, *, after: bool, before: bool) -> str:
+        """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, then (`after`, `before`) exclusive bounds."""
+        bounds = [f"{self._row} <= {self._key_of_json('$5::jsonb')}"]
+        number = 6
+        for wanted, comparison in ((after, ">"), (before, "<")):
+            if wanted:
+                bounds.append(f"{self._row} {comparison} {self._key_of_json(f'${number}::jsonb')}")
+                number += 1
+        return self._select(bounds)
+
+    @cached_property
+    def rows_between(self) -> str:
+        """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, $6 first key (both included)."""
+        return self._select(
+            [f"{self._row} <= {self._key_of_json('$5::jsonb')}", f"{self._row} >= {self._key_of_json('$6::jsonb')}"]
+        )
+
+    @cached_property
+    def query_rows(self) -> str:
+        """keys -> ordinal (from 1) and the query's columns, for the keys the query answers."""
+        assert self.query is not None
+        row = quote_identifier("etl:query")
+        matches = " AND ".join(f"{row}.{quote_identifier(c.name)} = {self._handled_key(c, n)}" for n, c in self._numbered)
+        return f"""
+SELECT {_HANDLED}.{_ORDINAL}, {row}.*
+  FROM {self._handled(versions=False)}
+  JOIN (
+{self.query}
+) AS {row} ON {matches}
+"""
+
+    # What becomes of the rows
+
+    @cached_property
+    def complete(self) -> str:
+        """keys, versions -> (position from 0, still pending?) of the rows that were marked done."""
+        return self._mark(self.done)
+
+    @cached_property
+    def fail(self) -> str | None:
+        """keys, versions -> (position from 0, still pending?, new version) of the rows that were marked failed."""
+        return None if self.failed is None else self._mark(self.failed)
+
+    def unchanged(self, *, payload: bool = True) -> str:
+        """keys, versions -> (position from 0, version, payload as JSON text) of the rows that are as they were claimed."""
+        content = f"to_jsonb({self._alias}.*)::text" if payload else "NULL::text"
+        return f"""
+SELECT {_HANDLED}.{_ORDINAL} - 1, {self._alias}.xmin::text, {content}
+  FROM {self._handled()}
+  JOIN {self._table} ON {self._matches}
+"""
+
+    @cached_property
+    def unmarked(self) -> str:
+        """keys, versions -> positions of the rows that are as they were claimed and still pending."""
+        return f"""
+SELECT {_HANDLED}.{_ORDINAL} - 1
+  FROM {self._handled()}
+  JOIN {self._table} ON {self._matches}
+ WHERE (
+{self.pending}
+)
+"""
+
+    @cached_property
+    def lockable(self) -> str:
+        """keys, versions -> positions of the rows that are as they were claimed and that no other session has locked."""
+        return f"""
+SELECT {_HANDLED}.{_ORDINAL} - 1
+  FROM {self._handled()}
+  JOIN {self._table} ON {self._matches}
+   FOR NO KEY UPDATE OF {self._alias} SKIP LOCKED
+"""
+
+    @cached_property
+    def existing(self) -> str:
+        """keys -> positions (from 0) of the rows that exist."""
+        same_key = " AND ".join(f"{self._column(c)} = {self._handled_key(c, n)}" for n, c in self._numbered)
+        return f"SELECT {_HANDLED}.{_ORDINAL} - 1 FROM {self._handled(versions=False)} JOIN {self._table} ON {same_key}"
+
+    def _mark(self, assignments: str) -> str:
+        pending = "" if self.replay else f"\n   AND (\n{self.pending}\n)"
+        return f"""
+UPDATE {self._table}
+   SET
+{assignments}
+  FROM {self._handled()}
+ WHERE {self._matches}{pending}
+RETURNING {_HANDLED}.{_ORDINAL} - 1, (
+{self.pending}
+), {self._alias}.xmin::text
+"""
+
+    # Pieces
+
+    @property
+    def _alias(self) -> str:
+        return quote_identifier(self.table.name)
+
+    @property
+    def _table(self) -> str:
+        return f"{self.table.sql} AS {self._alias}"
+
+    @property
+    def _numbered(self) -> list[tuple[int, Column]]:
+        return list(enumerate(self.key, start=1))
+
+    def _column(self, column: Column) -> str:
+        return f"{self._alias}.{quote_identifier(column.name)}"
+
+    def _order(self, direction: str = "") -> str:
+        return ", ".join(self._column(column) + direction for column in self.key)
+
+    @property
+    def _row(self) -> str:
+        return _as_row([self._column(column) for column in self.key])
+
+    @property
+    def _key_json(self) -> str:
+        return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in self.key)})"
+
+    def _key_of_json(self, json: str, *, row: bool = True) -> str:
+        parts = [f"({json} ->> {n - 1})::{column.type}" for n, column in self._numbered]
+        return _as_row(parts) if row else ", ".join(parts)
+
+    def _handled(self, *, versions: bool = True) -> str:
+        """The rows in hand as a table: parameters $1.. are the key columns, then the versions."""
+        names = [f'"etl:key{n}"' for n, _ in self._numbered]
+        arrays = [f"${n}::text[]" for n, _ in self._numbered]
+        if versions:
+            names.append(_VERSION)
+            arrays.append(f"${len(self.key) + 1}::xid[]")
+        return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS {_HANDLED} ({', '.join([*names, _ORDINAL])})"
+
+    def _handled_key(self, column: Column, number: int) -> str:
+        return f'{_HANDLED}."etl:key{number}"::{column.type}'
+
+    @property
+    def _matches(self) -> str:
+        same_key = [f"{self._column(column)} = {self._handled_key(column, n)}" for n, column in self._numbered]
+        return "\n   AND ".join([*same_key, f"{self._alias}.xmin = {_HANDLED}.{_VERSION}"])
+
+    @property
+    def _rows_in_question(self) -> str:
+        if not self.replay:
+            return f"{self._table}\n WHERE (\n{self.pending}\n)"
+        issue_key = " AND ".join(
+            f"{self._column(column)} = ({_ISSUE}.key ->> {n - 1})::{column.type}" for n, column in self._numbered
+        )
+        return f"""etl.row_issue AS {_ISSUE}
+  JOIN {self._table} ON {issue_key}
+ WHERE {_ISSUE}.replay_id = $1::uuid AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'"""
+
+    def _select(self, bounds: Sequence[str]) -> str:
+        keys = [f"{self._column(column)}::text" for column in self.key]
+        columns = [f"{self._alias}.{quote_identifier(name)}" for name in self.columns]
+        crashes = f"{_ISSUE}.replay_crashes" if self.replay else "0"
+        limits = "".join(f"\n   AND {bound}" for bound in bounds)
+        return f"""
+SELECT {", ".join([f"{self._alias}.xmin", crashes, *keys, *columns])}
+  FROM {self._rows_in_question}{limits}{"" if self.replay else self._not_held}
+ ORDER BY {self._order()}
+ LIMIT $4
+"""
+
+    @property
+    def _not_held(self) -> str:
+        """Leaves out rows in quarantine that nobody has touched since, and deferred rows that are not due."""
+        return f"""
+   AND NOT ($1::boolean AND EXISTS (
+       SELECT 1 FROM etl.row_issue i
+        WHERE i.job = $2 AND i.source = $3 AND i.key = {self._key_json} AND i.held
+          AND (i.state = 'open' AND i.version = {self._alias}.xmin::text
+               OR i.state = 'deferred' AND i.due_at > clock_timestamp())))"""
+
+
+def _as_row(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def assigned_columns(assignments: str) -> list[str]:
+    """The columns that a SET list assigns, as the server would read their names. Pure text work on valid SQL.
+
+    Understands quoted names, `(a, b) = (...)`, strings, dollar quotes and comments.
+    """
+    names: list[str] = []
+    for assignment in _split_top_level(assignments):
+        target = assignment.split("=", 1)[0].strip()
+        inner = target[1:-1] if target.startswith("(") and target.endswith(")") else target
+        names += [_folded(part) for part in (_split_top_level(inner) if inner is not target else [inner])]
+    return names
+
+
+def _folded(name: str) -> str:
+    name = name.strip()
+    if name.startswith('"'):
+        return name[1 : name.rindex('"')].replace('""', '"')
+    return name.split("[", 1)[0].split(".", 1)[0].strip().lower()
+
+
+def _split_top_level(text: str) -> list[str]:
+    """Split SQL at commas outside parentheses, quotes and comments; comments are dropped."""
+    parts, depth, start, position = [""], 0, 0, 0
+    while position < len(text):
+        end = _end_of_quoted(text, position)
+        piece = text[position:end]
+        if piece.startswith(("--", "/*")):
+            piece = " "
+        elif piece in "([":
+            depth += 1
+        elif piece in ")]":
+            depth -= 1
+        if piece == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+        position = end
+    return [part for part in parts if part.strip()]
+
+
+def _end_of_quoted(text: str, start: int) -> int:
+    """Where the quoted thing or comment that begins at `start` ends; `start + 1` if none does."""
+    two = text[start : start + 2]
+    if two == "--":
+        end = text.find("\n", start)
+        return len(text) if end < 0 else end + 1
+    if two == "/*":
+        return _after(text, "*/", start + 2)
+    if text[start] in "'\"":
+        return _after(text, text[start], start + 1)
+    if text[start] == "$":
+        close = text.find("$", start + 1)
+        tag = text[start : close + 1] if close > 0 else ""
+        if tag and (tag == "$$" or tag[1:-1].isidentifier()):
+            return _after(text, tag, close + 1)
+    return start + 1
+
+
+def _after(text: str, closing: str, start: int) -> int:
+    end = text.find(closing, start)
+    return len(text) if end < 0 else end + len(closing)

@@ -1,0 +1,345 @@
+"""A batch through all processors of a pipeline.
+
+The batch goes stage by stage. A row that raises is looked at alone: if its processor's policy grants another attempt
+it waits for it in a task of its own, and goes through the rest of the stages when it succeeds, while its neighbours
+go on; otherwise it becomes a failure. Nothing but the user's function is called per row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from etl.core.batch import Batch, Failure, Processed
+from etl.core.context import BatchContext, Context
+from etl.core.ports import Tracing
+from etl.core.processor import Processor, is_async
+from etl.core.stages import StageCounts, histogram
+from etl.processors.retrying import GaveUp, call_again
+
+
+class Item(NamedTuple):
+    """One event on its way. `path` keeps fanned-out results of a row in order."""
+
+    ordinal: int
+    path: tuple[int, ...]
+    value: Any
+
+
+class Raised(NamedTuple):
+    """A first call that raised; `started` is its `time.perf_counter()`."""
+
+    item: Item
+    error: BaseException
+    started: float
+
+
+OnError = Callable[[Raised], None]
+
+
+class Chain:
+    """The processors of one pipeline, ready to be run over batches."""
+
+    def __init__(self, processors: Sequence[Processor]) -> None:
+        self._stages = [_Stage(processor) for processor in processors]
+
+    def passage(self, batch: Batch, context: BatchContext, tracing: Tracing) -> Passage:
+        """A new passage of this batch; nothing has been called yet."""
+        return Passage(self._stages, batch, context, tracing)
+
+
+class _Stage:
+    """A processor with what is decided once: sync or async, inline or in a thread, row or batch."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.name = processor.name
+        self.retry = processor.retry
+        self.batch = processor.batch
+        self._target = processor.target
+        self._async = is_async(self._target)
+        self._threaded = not self._async and not processor.inline
+
+    def grants_retry(self, error: BaseException) -> bool:
+        """Whether a first call that raised this is worth another."""
+        return self.retry is not None and self.retry.attempts > 1 and isinstance(error, self.retry.on)
+
+    async def call_each(self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError) -> _Done:
+        """The first call for each item, in order; (item, result) of those that returned."""
+        if self._async:
+            return await self._await_each(items, context, seconds, on_error)
+        stop = threading.Event()
+        if not self._threaded:
+            return self._call_each(items, context, seconds, on_error, stop)
+        loop = asyncio.get_running_loop()
+
+        def report(raised: Raised) -> None:
+            loop.call_soon_threadsafe(on_error, raised)
+
+        try:
+            return await asyncio.to_thread(self._call_each, items, context, seconds, report, stop)
+        except asyncio.CancelledError:
+            stop.set()  # the thread cannot be stopped, but it need not begin another row
+            raise
+
+    async def _await_each(self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError) -> _Done:
+        target, clock = self._target, time.perf_counter
+        done: _Done = []
+        for item in items:
+            started = clock()
+            try:
+                done.append((item, await target(Context(context, (item.ordinal,)), item.value)))
+            except BaseException as error:
+                if _is_ours(error):
+                    raise
+                on_error(Raised(item, error, started))
+            seconds.append(clock() - started)
+        return done
+
+    def _call_each(
+        self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError, stop: threading.Event
+    ) -> _Done:
+        target, clock = self._target, time.perf_counter
+        done: _Done = []
+        for item in items:
+            if stop.is_set():
+                break
+            started = clock()
+            try:
+                done.append((item, _plain(target(Context(context, (item.ordinal,)), item.value))))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                on_error(Raised(item, error, started))
+            seconds.append(clock() - started)
+        return done
+
+    async def call(self, context: Context, value: Any) -> Any:
+        """One call, wherever this stage's calls belong."""
+        if self._async:
+            return await self._target(context, value)
+        if self._threaded:
+            return _plain(await asyncio.to_thread(self._target, context, value))
+        return _plain(self._target(context, value))
+
+
+class Passage:
+    """One batch on its way through the stages.
+
+    `start()` brings all rows as far as they get without waiting; `wait()` gives those that wait for another attempt
+    some time; `take()` hands out what became of rows that are settled.
+    """
+
+    def __init__(self, stages: list[_Stage], batch: Batch, context: BatchContext, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._stages = stages
+        self._batch = batch
+        self._context = context
+        self._outputs: dict[int, list[Item]] = {}
+        self._failures: dict[int, Failure] = dict(batch.unreadable)
+        self._retried: set[int] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._reset_counts()
+
+    async def start(self) -> None:
+        """Call every stage for every row that could be read."""
+        unreadable = self._batch.unreadable
+        await self._advance([Item(n, (), row) for n, row in enumerate(self._batch.rows) if n not in unreadable], 0)
+
+    async def wait(self, timeout: float | None = None) -> list[int]:
+        """Wait up to `timeout` seconds for rows in retry; their positions if any are left."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._tasks:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done, _ = await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._tasks.pop(task, None)
+                task.result()  # a bug of ours must not pass for a row's failure
+            if not done:
+                break
+        return sorted(set(self._tasks.values()))
+
+    def take(self, ordinals: Sequence[int]) -> Processed:
+        """What became of these rows, renumbered from 0 in the order given, with the counts since the last `take`.
+
+        A row fails as a whole; it is filtered when nothing of it is left.
+        """
+        processed = Processed()
+        for position, ordinal in enumerate(ordinals):
+            failure = self._failures.get(ordinal)
+            outputs = self._outputs.get(ordinal)
+            if failure is not None:
+                processed.failures[position] = failure
+            elif outputs:
+                outputs.sort(key=lambda item: item.path)
+                processed.outputs += [(position, item.value) for item in outputs]
+            else:
+                processed.filtered.append(position)
+            if ordinal in self._retried:
+                processed.retried.add(position)
+        for counts, seconds in zip(self._counts, self._seconds, strict=True):
+            counts.busy_s = sum(seconds)
+            counts.calls = histogram(seconds)
+        processed.stages = self._counts
+        self._reset_counts()
+        return processed
+
+    def cancel(self) -> None:
+        """Give up rows that wait for another attempt."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _reset_counts(self) -> None:
+        self._counts = [StageCounts(stage.name) for stage in self._stages]
+        self._seconds: list[list[float]] = [[] for _ in self._stages]
+
+    async def _advance(self, items: list[Item], position: int) -> None:
+        """Bring items from stage `position` to the end."""
+        while position < len(self._stages) and items:
+            self._counts[position].rows_in += len(items)
+            items = self._follow(await self._call_stage(items, position), position)
+            position += 1
+        for item in items:
+            self._outputs.setdefault(item.ordinal, []).append(item)
+
+    async def _call_stage(self, items: list[Item], position: int) -> _Done:
+        stage = self._stages[position]
+        with self._tracing.span("etl.stage", **{"etl.stage.name": stage.name, "etl.rows": len(items)}) as span:
+            if stage.batch:
+                results = await self._whole(items, position)
+            else:
+                seconds, on_error = self._seconds[position], self._on_error(position)
+                results = await stage.call_each(items, self._context, seconds, on_error)
+            span.set(**{"etl.rows.returned": len(results)})
+        return results
+
+    def _follow(self, results: Iterable[tuple[Item, Any]], position: int) -> list[Item]:
+        """What goes on after a stage returned these results."""
+        counts = self._counts[position]
+        following: list[Item] = []
+        for item, result in results:
+            if result is None or result == []:
+                counts.filtered += 1
+            elif isinstance(result, list):
+                following += [Item(item.ordinal, (*item.path, n), value) for n, value in enumerate(result)]
+            else:
+                following.append(Item(item.ordinal, item.path, result))
+        counts.rows_out += len(following)
+        return following
+
+    def _on_error(self, position: int) -> OnError:
+        """What to do when a first call at this stage raised: wait for another attempt, or record the failure."""
+        stage = self._stages[position]
+
+        def on_error(raised: Raised) -> None:
+            if stage.grants_retry(raised.error):
+                self._count_retry(raised.item, position)
+                task = asyncio.ensure_future(self._retry_row(raised, position))
+                self._tasks[task] = raised.item.ordinal
+            else:
+                self._fail(raised.item, raised.error, 1, position)
+
+        return on_error
+
+    async def _retry_row(self, raised: Raised, position: int) -> None:
+        stage, item = self._stages[position], raised.item
+        assert stage.retry is not None
+
+        def call(attempt: int) -> Awaitable[Any]:
+            return self._timed(stage.call(Context(self._context, (item.ordinal,), attempt), item.value), position)
+
+        try:
+            result = await call_again(call, stage.retry, raised.error, started=raised.started)
+        except GaveUp as given_up:
+            self._fail(item, given_up.error, given_up.attempts, position)
+        else:
+            await self._advance(self._follow([(item, result)], position), position + 1)
+
+    async def _timed(self, call: Awaitable[Any], position: int) -> Any:
+        started = time.perf_counter()
+        try:
+            return await call
+        except BaseException as error:
+            if isinstance(error, Exception) or _is_ours(error):
+                raise
+            # SystemExit and the like, raised for one row, must not end the process.
+            raise RuntimeError(f"{type(error).__name__} raised by the processor: {error}") from error
+        finally:
+            self._seconds[position].append(time.perf_counter() - started)
+
+    async def _whole(self, items: list[Item], position: int) -> _Done:
+        """Call a batch processor; on failure halve the list until the rows it fails on stand alone."""
+        try:
+            return await self._call_whole(items, position, retry=True)
+        except GaveUp as given_up:
+            return await self._halve(items, given_up, position)
+
+    async def _halve(self, items: list[Item], given_up: GaveUp, position: int) -> _Done:
+        if len(items) == 1:
+            self._fail(items[0], given_up.error, given_up.attempts, position)
+            return []
+        results: _Done = []
+        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+            try:
+                # Only a row that stands alone is worth waiting for again.
+                results += await self._call_whole(half, position, retry=len(half) == 1)
+            except GaveUp as again:
+                results += await self._halve(half, again, position)
+        return results
+
+    async def _call_whole(self, items: list[Item], position: int, *, retry: bool) -> _Done:
+        """(item, result) pairs of one call with all items. Raises `GaveUp`."""
+        stage = self._stages[position]
+        ordinals = [item.ordinal for item in items]
+        values = [item.value for item in items]
+
+        async def call(attempt: int) -> list[Any]:
+            result = await self._timed(stage.call(Context(self._context, ordinals, attempt), values), position)
+            return _one_each(result, items)
+
+        started = time.perf_counter()
+        try:
+            results = await call(1)
+        except Exception as error:
+            if not retry or not stage.grants_retry(error):
+                raise GaveUp(error, 1) from error
+            assert stage.retry is not None
+            for item in items:
+                self._count_retry(item, position)
+            results = await call_again(call, stage.retry, error, started=started)
+        return list(zip(items, results, strict=True))
+
+    def _count_retry(self, item: Item, position: int) -> None:
+        self._retried.add(item.ordinal)
+        self._counts[position].retried += 1
+
+    def _fail(self, item: Item, error: BaseException, attempts: int, position: int) -> None:
+        self._counts[position].quarantined += 1
+        self._failures.setdefault(item.ordinal, Failure.of(self._stages[position].name, error, attempts))
+
+
+_Done = list[tuple[Item, Any]]
+
+
+def _plain(result: Any) -> Any:
+    if asyncio.iscoroutine(result):
+        result.close()
+        raise TypeError("the processor returned a coroutine: declare it with `async def`")
+    return result
+
+
+def _one_each(results: Any, items: Sequence[Item]) -> list[Any]:
+    if not isinstance(results, list) or len(results) != len(items):
+        what = f"{len(results)} results" if isinstance(results, list) else f"a {type(results).__name__}"
+        raise TypeError(f"a batch processor must return a list with one item per row: {what} for {len(items)} rows")
+    return results
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an exception is about this task (cancelled from outside, Ctrl-C) and not about the row."""
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        return True
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

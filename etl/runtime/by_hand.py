@@ -1,0 +1,79 @@
+"""Starting a run by hand: what to do about a run of the same job that is active, or was."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from etl.core.ports import Blocker, RunRequest, RunStore, WorkerIdentity
+from etl.core.run import Run, RunState
+from etl.runtime.heartbeat import Heartbeat
+
+_LOOK_AGAIN = 0.2  # seconds
+
+
+class Starter:
+    """Starts runs for a person. `tell` gets sentences about what is being waited for."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        worker: WorkerIdentity,
+        heartbeat: Heartbeat,
+        lease: timedelta,
+        tell: Callable[[str], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._heartbeat = heartbeat
+        self._lease = lease
+        self._tell = tell
+        self._stopping = stopping
+
+    async def start(self, request: RunRequest) -> tuple[Run | Blocker, float]:
+        """The run, recorded as running here, or the active run that blocks it; and when (`time.monotonic()`).
+
+        A run whose lease is over is waited out and ended; a run that was queued and that nobody has started for a
+        lease time is started in place of a new one: no tick is lost and nothing can wedge.
+        """
+        reaped: set[UUID] = set()
+        while True:
+            started = time.monotonic()
+            outcome = await self._store.start(request, self._worker, self._lease)
+            if isinstance(outcome, Run):
+                return outcome, started
+            if outcome.lost:
+                reaped.add(outcome.run_id)
+                await self.end_dead([outcome.run_id])
+            elif outcome.state is RunState.queued and not self._stopping():
+                adopted = await self._adopt(outcome, bool(reaped))
+                if adopted is not None:
+                    return adopted, started
+            else:
+                return outcome, started
+            if self._stopping():
+                return outcome, started
+
+    async def end_dead(self, run_ids: Sequence[UUID]) -> None:
+        """Wait until this process may judge others, then end these runs if they still look dead."""
+        probation = self._heartbeat.probation_left()
+        if probation > 0:
+            lease = self._lease.total_seconds()
+            names = ", ".join(str(run_id) for run_id in run_ids)
+            self._tell(f"run {names} shows no sign of life; taking over in {min(probation, lease):.0f} s")
+        while self._heartbeat.probation_left() > 0 and not self._stopping():
+            await asyncio.sleep(min(_LOOK_AGAIN, self._heartbeat.probation_left()))
+        if not self._stopping():
+            await self._store.reap(run_ids)
+
+    async def _adopt(self, queued: Blocker, ours: bool) -> Run | None:
+        """A queued run: ours to start if we caused it or nobody else does; None to look again."""
+        if ours or queued.waiting > self._lease:
+            self._tell(f"starting {queued.run_id}, which was queued and that nobody has started")
+            return await self._store.start_queued([queued.job], self._worker, self._lease, [], queued.run_id)
+        await asyncio.sleep(_LOOK_AGAIN)
+        return None

@@ -1,0 +1,234 @@
+"""Drives one run from its start to its end: calls the source's `cycle()`, then closes the books."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from etl.core.counts import Counts
+from etl.core.pipeline import Pipeline
+from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
+from etl.core.run import Run, RunState
+from etl.core.sanitise import describe_exception
+from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError, RunLostError
+from etl.runtime.control import RunControl, RunStoppingError
+from etl.runtime.driven import Drive, DrivenPipeline
+from etl.runtime.gate import SuspectGate
+from etl.runtime.heartbeat import Heartbeat
+from etl.runtime.resources import Resources
+
+logger = logging.getLogger("etl.run")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all runs of this process share."""
+
+    store: RunStore
+    binder: Binder
+    tracing: Tracing
+    heartbeat: Heartbeat
+    gate: SuspectGate
+    resources: Resources
+    worker: WorkerIdentity
+    chain_for: Callable[[Pipeline], Chain]
+    delivery_for: Callable[[Pipeline], Delivering | None]
+    explain: Callable[[BaseException], BaseException]  # a driver's error as an error of ours, where it is one
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a run is driven: by a person at a terminal or by a worker."""
+
+    on_progress: Callable[[Counts], None] = lambda counts: None
+    reap_dead: Callable[[Sequence[UUID]], Awaitable[None]] | None = None
+    continue_later: bool = False  # queue another run for what a shutdown leaves over
+
+
+@dataclass(frozen=True, slots=True)
+class _Swept:
+    """A cycle that came to its end; `cut_short`: because the run was asked to stop."""
+
+    positions: Mapping[str, list[str]]
+    cut_short: bool
+
+
+class Runner:
+    """Drives runs. The run is already recorded as running here, since `started` (`time.monotonic()`)."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def drive(self, pipeline: Pipeline, run: Run, control: RunControl, started: float, manner: Manner) -> Run:
+        """Do the run's work and end it; returns it as it ended (or was ended by somebody else).
+
+        Raises `DatabaseUnavailableError` when its end could not be recorded; whoever reaps it will do that.
+        """
+        tools = self._tools
+        tools.heartbeat.add(run.run_id, control.lose, started=started)
+        try:
+            with tools.tracing.span("etl.run", **_attributes(run)) as span:
+                run.trace_id = tools.tracing.trace_id()
+                if run.trace_id is not None:
+                    await tools.store.note_trace(run.run_id, run.trace_id)
+                logger.info("run started", extra={"etl": _facts(run, "started")})
+                end = await self._work(pipeline, run, control, manner)
+                ended = await self._end(run, end, control)
+                span.set(**{f"etl.rows.{name}": value for name, value in _counted(ended.counts).items()})
+                if ended.state not in (RunState.succeeded, RunState.partial):
+                    span.fail(ended.error or str(ended.state))
+                level = logging.INFO if ended.state in (RunState.succeeded, RunState.partial) else logging.ERROR
+                logger.log(level, "run ended", extra={"etl": _facts(ended, "ended")})
+                return ended
+        finally:
+            tools.heartbeat.remove(run.run_id)
+
+    async def _work(self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner) -> RunEnd:
+        """Everything between start and end, with every way it can go wrong turned into a way to end."""
+        task = asyncio.ensure_future(self._cycle(pipeline, run, control, manner))
+        timeout = pipeline.timeout.total_seconds() if pipeline.timeout is not None else None
+        control.attach(task, None if timeout is None else time.monotonic() + timeout)
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                try:
+                    swept = await task
+                except asyncio.CancelledError:
+                    if control.stopping and not limit.expired():  # aborted or lost
+                        return self._stopped(control, {}, manner)
+                    raise
+        except TimeoutError as error:
+            if not task.cancelled():  # the user's own
+                return self._failed(run, error)
+            return RunEnd(RunState.timed_out, "TimeoutError", f"the run took longer than its timeout of {timeout:g} s")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return self._failed(run, _single(error))
+        return self._stopped(control, swept.positions, manner) if swept.cut_short else RunEnd(positions=swept.positions)
+
+    async def _cycle(self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner) -> _Swept:
+        """The source's cycle, and the rows that go on after it."""
+        tools = self._tools
+        bound: Bound = await tools.binder.bind(pipeline, run, tools.worker)
+        drive = Drive(
+            chain=tools.chain_for(pipeline),
+            delivery=tools.delivery_for(pipeline),
+            tracing=tools.tracing,
+            gate=tools.gate,
+            resources=await tools.resources.of(pipeline),
+            on_progress=manner.on_progress,
+            reap_dead=manner.reap_dead,
+        )
+        driven = DrivenPipeline(pipeline, run, bound, control, drive)
+        source = pipeline.source.bound(driven)
+        try:
+            try:
+                await _call_cycle(source.cycle, run)
+            except* RunStoppingError:
+                driven.cut_short = True
+            await driven.settle()
+        except BaseException:
+            driven.drop()
+            raise
+        return _Swept(driven.positions(), driven.cut_short)
+
+    def _stopped(self, control: RunControl, positions: Mapping[str, list[str]], manner: Manner) -> RunEnd:
+        if control.lost:
+            return RunEnd(RunState.crashed, "RunLostError", "the run was ended by somebody else")
+        later = uuid4() if manner.continue_later else None
+        return RunEnd(RunState.cancelled, "Stopped", control.stop_reason, positions, continue_as=later)
+
+    def _failed(self, run: Run, error: BaseException) -> RunEnd:
+        explained = self._tools.explain(error)
+        told = describe_exception(explained)
+        if isinstance(explained, EtlError):
+            logger.error("run failed: %s", told.message, extra={"etl": _facts(run, "failing")})
+        else:
+            logger.error("run failed: %s: %s\n%s", told.type, told.message, told.traceback, extra={"etl": _facts(run, "failing")})
+        if isinstance(error, RunLostError):
+            return RunEnd(RunState.crashed, told.type, told.message)
+        return RunEnd(RunState.failed, told.type, told.message)
+
+    async def _end(self, run: Run, end: RunEnd, control: RunControl) -> Run:
+        """Record the end; if the run is not ours any more, what was recorded instead."""
+        tools = self._tools
+        try:
+            return await tools.store.end(run.run_id, tools.worker, end)
+        except RunLostError:
+            control.lost = True
+            recorded = await tools.store.read(run.run_id)
+            return recorded if recorded is not None else run
+        except DatabaseUnavailableError:
+            logger.error("run %s could not be ended: the database is away; it will be recorded as crashed", run.run_id)
+            raise
+
+
+async def _call_cycle(cycle: Callable[..., Awaitable[None]], run: Run) -> None:
+    """Give `cycle` the run's arguments, and what it asks for by name."""
+    offered = {**run.arguments, "trigger_name": run.trigger, "scheduled_for": run.scheduled_for}
+    parameters = inspect.signature(cycle).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        await cycle(**offered)
+        return
+    named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_POSITIONAL}
+    strange = [name for name in run.arguments if name not in named]
+    if strange:
+        raise ConfigurationError(
+            f"cycle() does not take {', '.join(map(repr, strange))}", job=run.job, remedy="add **kwargs or the parameter"
+        )
+    await cycle(**{name: value for name, value in offered.items() if name in named})
+
+
+def _single(error: BaseException) -> BaseException:
+    """The error behind a group with one member (task groups wrap what a lane raised)."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return error
+
+
+def _attributes(run: Run) -> dict[str, Any]:
+    return {
+        "etl.job.name": run.job,
+        "etl.run.id": str(run.run_id),
+        "etl.trigger": run.trigger,
+        "etl.attempt": run.attempt,
+    }
+
+
+def _counted(counts: Counts) -> dict[str, int]:
+    return {
+        "claimed": counts.claimed,
+        "written": counts.written,
+        "filtered": counts.filtered,
+        "quarantined": counts.quarantined,
+        "deferred": counts.deferred,
+        "released": counts.released,
+        "vanished": counts.vanished,
+        "retried": counts.retried,
+    }
+
+
+def _facts(run: Run, event: str) -> dict[str, Any]:
+    """The structured part of a log line about a run."""
+    facts: dict[str, Any] = {
+        "event": f"run.{event}",
+        "run_id": str(run.run_id),
+        "job": run.job,
+        "trigger": run.trigger,
+        "trace_id": run.trace_id,
+    }
+    if run.scheduled_for is not None:
+        facts["scheduled_for"] = run.scheduled_for.isoformat()
+    if event == "ended":
+        facts |= {"status": str(run.state), "duration_s": run.duration_s, **_counted(run.counts)}
+        facts |= {"batches": run.counts.batches, "balanced": run.counts.balanced}
+        if run.error:
+            facts |= {"error_type": run.error_type, "error": run.error}
+    return facts
+

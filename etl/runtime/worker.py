@@ -1,0 +1,155 @@
+"""The worker process: fires triggers, starts runs as capacity allows, ends runs of dead processes, drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+from etl.core.pipeline import Pipeline
+from etl.core.ports import RunStore, ScheduleStore
+from etl.core.run import Run
+from etl.errors import EtlError
+from etl.runtime.control import RunControl
+from etl.runtime.runner import Manner, Runner, Tools
+
+logger = logging.getLogger("etl.worker")
+
+# The longest a worker sleeps before it looks again: a run that another process queued waits no longer than this.
+LONGEST_SLEEP = 1.0
+# After an error of ours in one of the loops.
+PAUSE = 2.0
+
+
+class Worker:
+    """One process's loops. `run()` returns when a stop was asked for and everything in hand is settled."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, Pipeline],
+        tools: Tools,
+        schedules: ScheduleStore,
+        *,
+        lease: timedelta,
+        grace: timedelta,
+        max_runs: int,
+    ) -> None:
+        self._pipelines = pipelines
+        self._tools = tools
+        self._store: RunStore = tools.store
+        self._schedules = schedules
+        self._runner = Runner(tools)
+        self._lease = lease
+        self._grace = grace.total_seconds()
+        self._max_runs = max_runs
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._active: dict[asyncio.Task[None], tuple[Run, RunControl]] = {}
+
+    def stop(self) -> None:
+        """Drain; asked a second time, give back at once what is in hand."""
+        if self._stopping.is_set():
+            logger.warning("stopping at once: what is in hand is given back")
+            self._abort()
+            return
+        logger.info("stopping: no new work, %d runs in hand", len(self._active))
+        self._stopping.set()
+        for _, control in self._active.values():
+            control.stop("the worker is shutting down")
+
+    async def run(self) -> None:
+        """Work until stopped."""
+        await self._schedules.register()
+        loops = [asyncio.create_task(self._repeat(loop)) for loop in (self._schedule, self._reap)]
+        try:
+            await self._stopping.wait()
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        await self._drain()
+
+    async def _repeat(self, step: object) -> None:
+        """One loop: an error of one turn must not end the others, nor the process."""
+        while not self._stopping.is_set():
+            try:
+                await step()  # type: ignore[operator]
+            except EtlError as error:
+                logger.error("%s", error)
+                await asyncio.sleep(PAUSE)
+            except Exception:
+                logger.exception("the worker goes on after an error")
+                await asyncio.sleep(PAUSE)
+
+    async def _schedule(self) -> None:
+        """Fire what is due, start what is queued, sleep until there is more."""
+        wake = await self._schedules.wake()
+        if wake.due_in is not None and wake.due_in <= 0:
+            await self._schedules.fire()
+            wake = await self._schedules.wake()
+        if wake.deferred:
+            await self._schedules.ask_for_deferred()
+        if wake.queued or wake.deferred:
+            while len(self._active) < self._max_runs and not self._stopping.is_set() and await self._start_one():
+                pass
+        pause = LONGEST_SLEEP if wake.due_in is None else min(LONGEST_SLEEP, max(0.0, wake.due_in))
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _start_one(self) -> bool:
+        started = time.monotonic()
+        in_hand = [run.run_id for run, _ in self._active.values()]
+        run = await self._store.start_queued(list(self._pipelines), self._tools.worker, self._lease, in_hand, None)
+        if run is None:
+            return False
+        heartbeat = self._tools.heartbeat
+        control = RunControl(lambda: heartbeat.trusted_seconds(run.run_id))
+        task = asyncio.create_task(self._drive(run, control, started))
+        self._active[task] = (run, control)
+        task.add_done_callback(self._ended)
+        return True
+
+    async def _drive(self, run: Run, control: RunControl, started: float) -> None:
+        try:
+            await self._runner.drive(self._pipelines[run.job], run, control, started, Manner(continue_later=True))
+        except EtlError as error:
+            logger.error("run %s of %s: %s", run.run_id, run.job, error)
+        except Exception:
+            logger.exception("run %s of %s", run.run_id, run.job)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._active.pop(task, None)
+        self._wake.set()  # there may be a queued run waiting for this one's place
+
+    async def _reap(self) -> None:
+        """End runs of processes that stopped renewing, once this process has proved itself."""
+        lease = self._lease.total_seconds()
+        probation = self._tools.heartbeat.probation_left()
+        if probation <= 0:
+            for run in await self._store.reap(None):
+                logger.error(
+                    "run ended", extra={"etl": {"event": "run.ended", "run_id": str(run.run_id), "job": run.job,
+                                                "status": str(run.state), "error": run.error, "trace_id": run.trace_id}}
+                )  # fmt: skip
+                self._wake.set()
+        await asyncio.sleep(min(max(probation, lease / 4), lease) * random.uniform(0.8, 1.2))
+
+    async def _drain(self) -> None:
+        """Give what is in hand its grace time, then give it back."""
+        if self._active:
+            await asyncio.wait(self._active, timeout=self._grace)
+        if self._active:
+            logger.warning("%d runs did not come to an end in time: given back", len(self._active))
+            self._abort()
+            await asyncio.wait(self._active, timeout=self._lease.total_seconds())
+
+    def _abort(self) -> None:
+        for _, control in self._active.values():
+            control.abort("the worker is shutting down")

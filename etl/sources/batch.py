@@ -1,0 +1,93 @@
+"""The claim loop over a table of the user."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from etl.core.sink import key_columns
+from etl.core.table_source import TableSource
+from etl.errors import ConfigurationError
+
+MAX_BATCH_SIZE = 100_000
+MAX_CONCURRENCY = 64
+
+
+class BatchProcessingSource(TableSource):
+    """Pending rows of a table, claimed batch by batch.
+
+    `table`        the table whose rows are worked on, named as the catalog has it ("orders", "Order Inbox",
+                   "sales.order_inbox"). It needs no extra column.
+    `query`        what processors get instead of the table's own columns: a SELECT (joins allowed) that gives exactly
+                   one row per key and has the key's columns among its own. Without `table`, the table is the one the
+                   query takes its key from.
+    `key`          column or columns with a unique index over not-null, ordered columns; default: the primary key.
+    `pending`      SQL condition over the row's own columns: which rows wait for work.
+    `done`         SQL SET list that marks a row as handled ("status = 'done'"); the row must not be pending after it.
+    `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
+                   somebody changes or replays it.
+    `batch_size`   rows claimed at once and committed together.
+    `concurrency`  batches in flight in one run.
+    `name`         a name of its own for the set of rows: sources of the same table share their reservations unless
+                   their names differ, which is only safe where no row can be pending for both.
+
+    Raises `ConfigurationError` for what cannot be right; the catalog is asked when the job is checked or run.
+    """
+
+    def __init__(
+        self,
+        table: str | None = None,
+        *,
+        pending: str,
+        done: str,
+        query: str | None = None,
+        key: str | tuple[str, ...] | None = None,
+        failed: str | None = None,
+        batch_size: int = 1000,
+        concurrency: int = 1,
+        name: str | None = None,
+    ) -> None:
+        if table is None and query is None:
+            raise _refusal("table", "neither table nor query is given", "name the table whose rows wait for work")
+        for setting, text in {"table": table, "query": query, "failed": failed, "name": name}.items():
+            if text is not None:
+                _require_text(setting, text)
+        _require_text("pending", pending)
+        _require_text("done", done)
+        self.table = table
+        self.query = None if query is None else query.strip().rstrip(";")
+        self.key = None if key is None else key_columns(key, "BatchProcessingSource")
+        self.pending = pending
+        self.done = done
+        self.failed = failed
+        self.batch_size = _whole("batch_size", batch_size, MAX_BATCH_SIZE)
+        self.concurrency = _whole("concurrency", concurrency, MAX_CONCURRENCY)
+        self.name = name
+
+    async def cycle(self, *args: Any, **kwargs: Any) -> None:
+        """Claim and finish batches until a full sweep over the key finds nothing more."""
+        async with asyncio.TaskGroup() as lanes:
+            for _ in range(self.concurrency):
+                lanes.create_task(self._lane())
+
+    async def _lane(self) -> None:
+        await self.pipeline.ready()
+        while (batch := await self.pipeline.claim()) is not None:
+            await self.pipeline.finish(batch)
+
+
+def _require_text(setting: str, text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise _refusal(setting, f"{text!r} is not text", f"write {setting}='...'")
+    if "\x00" in text:
+        raise _refusal(setting, "contains a NUL character", "remove it")
+
+
+def _whole(setting: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise _refusal(setting, f"{value!r} is not a whole number from 1 to {most:,}", "correct it")
+    return value
+
+
+def _refusal(setting: str, problem: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError(problem, setting=f"BatchProcessingSource {setting}", remedy=remedy)

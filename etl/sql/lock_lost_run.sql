@@ -1,0 +1,9 @@
+-- A run whose lease ran out. A run that is being claimed for, renewed or ended is locked and left alone.
+--   $1 only these runs (null: any)
+SELECT run_id
+  FROM etl.run
+ WHERE state = 'running' AND lease_until < clock_timestamp()
+   AND ($1::uuid[] IS NULL OR run_id = ANY ($1::uuid[]))
+ ORDER BY lease_until
+ LIMIT 1
+   FOR UPDATE SKIP LOCKED
