@@ -21,11 +21,11 @@ from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker, RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.sink import TableSink
-from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError
 from etl.postgres import migrator
-from etl.postgres.binding import PostgresBinder, resolve
+from etl.postgres.binding import PostgresBinder
+from etl.postgres.check import Findings, check, checked, count_pending
 from etl.postgres.database import ConnectionSettings, Database
 from etl.postgres.embedded import EmbeddedServer
 from etl.postgres.explain import explain
@@ -99,10 +99,20 @@ class Application:
     async def run_job(
         self, pipeline: Pipeline, hand: HandControls, *, limit: int | None = None
     ) -> Run | Blocker:
-        """Run a job here and now, unless a run of it is active."""
+        """Run a job here and now, unless a run of it is active. Raises `ConfigurationError` before anything happens."""
+        await checked(self.database, pipeline)
         request = RunRequest(uuid4(), pipeline.name, MANUAL, overlap_key=pipeline.name, row_limit=limit)
         async with self._tools() as tools:
             return await self._run_request(tools, pipeline, request, hand)
+
+    async def check(self, pipeline: Pipeline) -> Findings:
+        """What is wrong with a job, without running it."""
+        findings, _ = await self.database.unit(lambda connection: check(connection, pipeline))
+        return findings
+
+    async def backlog(self, pipeline: Pipeline) -> int | None:
+        """How many rows are pending; None for a source without a table, or when counting takes too long."""
+        return await count_pending(self.database, pipeline)
 
     async def replay(
         self, pipeline: Pipeline, hand: HandControls, *, error: str | None, run_id: UUID | None
@@ -111,7 +121,7 @@ class Application:
 
         Raises `ConfigurationError` for a job whose rows do not live in a table.
         """
-        resolved = await self.database.unit(lambda connection: resolve(connection, pipeline))
+        resolved = await checked(self.database, pipeline)
         table = resolved.source
         if table is None:
             raise ConfigurationError(
@@ -216,8 +226,3 @@ async def open_application(
         raise explain(error) from error
     finally:
         await database.close()
-
-
-def claims_from_table(pipeline: Pipeline) -> bool:
-    """Whether the job's rows live in a table."""
-    return isinstance(pipeline.source, TableSource)

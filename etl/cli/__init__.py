@@ -1,2 +1,5 @@
-def main() -> None:
-    print("hello")
+"""The command line: parse, call one thing, print."""
+
+from etl.cli.main import main
+
+__all__ = ["main"]

@@ -41,6 +41,7 @@ class Batch:
     keys: list[list[str]]
     versions: list[int]
     crashes: int = 0
+    claim_seconds: float = 0.0
     unreadable: dict[int, Failure] = field(default_factory=dict)
 
     def __len__(self) -> int:

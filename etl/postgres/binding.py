@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
@@ -13,86 +13,15 @@ from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Bound, WorkerIdentity
 from etl.core.run import REPLAY, Run
-from etl.core.sink import TableSink
-from etl.core.table import Table
 from etl.core.table_source import TableSource
-from etl.errors import ConfigurationError
-from etl.postgres.catalog import TableFacts, find_column, find_table, resolve_key
+from etl.postgres.check import checked
 from etl.postgres.claim import Claimant
 from etl.postgres.claims import Claims
 from etl.postgres.completion import Completion, Finishing, RowWriter
 from etl.postgres.database import Connection, Database
 from etl.postgres.events import EventLog
-from etl.postgres.query import base_table_of
+from etl.postgres.resolution import Resolved
 from etl.postgres.statements import statement
-from etl.postgres.table_writer import TableWriter
-from etl.postgres.user_table import UserTable
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A pipeline's tables as found in the catalog."""
-
-    source: UserTable | None
-    source_facts: TableFacts | None
-    writer: RowWriter | None
-    sink_facts: TableFacts | None
-
-
-async def resolve(connection: Connection, pipeline: Pipeline) -> Resolved:
-    """Look up the source's and the sink's tables. Raises `ConfigurationError` naming job, setting and remedy."""
-    try:
-        source = facts = None
-        if isinstance(pipeline.source, TableSource):
-            source, facts = await resolve_source(connection, pipeline.source)
-        writer = sink_facts = None
-        if isinstance(pipeline.sink, TableSink):
-            writer, sink_facts = await resolve_sink(connection, pipeline.sink)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            error.problem, job=error.job or pipeline.name, setting=error.setting, remedy=error.remedy
-        ) from None
-    return Resolved(source, facts, writer, sink_facts)
-
-
-async def resolve_source(connection: Connection, source: TableSource) -> tuple[UserTable, TableFacts]:
-    """The source's table, key and statements."""
-    name = source.table
-    if name is None:
-        assert source.query is not None
-        name = await base_table_of(connection, source.query, source.key)
-    facts = await find_table(connection, name)
-    key = resolve_key(facts, source.key)
-    table = UserTable(
-        table=facts.table,
-        key=key,
-        name=source.name or facts.table.identity,
-        pending=source.pending,
-        done=source.done,
-        failed=source.failed,
-        query=source.query,
-    )
-    return table, facts
-
-
-async def resolve_sink(connection: Connection, sink: TableSink) -> tuple[TableWriter, TableFacts]:
-    """The sink's table and how it is written."""
-    facts = await find_table(connection, sink.table, setting="sink")
-    if sink.key is not None:
-        _require_unique(facts.table, sink.key)
-    return TableWriter(facts.table, sink.key), facts
-
-
-def _require_unique(table: Table, key: tuple[str, ...]) -> None:
-    for name in key:
-        find_column(table, name, setting="sink key")
-    if not any(set(unique) == set(key) for unique in table.keys):
-        names = ", ".join(key)
-        raise ConfigurationError(
-            f"no unique index on ({names}) of {table.identity}",
-            setting="sink key",
-            remedy=f"CREATE UNIQUE INDEX ON {table.sql} ({names}), or leave out key= to insert only",
-        )
 
 
 class PostgresBinder:
@@ -106,8 +35,7 @@ class PostgresBinder:
         """What `run` needs of the database. Raises `ConfigurationError`."""
         resolved = self._resolved.get(pipeline.name)
         if resolved is None:
-            resolved = await self._database.unit(lambda connection: resolve(connection, pipeline))
-            self._resolved[pipeline.name] = resolved
+            resolved = self._resolved[pipeline.name] = await checked(self._database, pipeline)
         if resolved.source is None:
             events = EventLog(
                 self._database,

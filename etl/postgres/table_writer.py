@@ -18,6 +18,7 @@ from etl.postgres.database import Connection
 _FINITE = frozenset(("float4", "float8", "numeric"))
 _JSON = frozenset(("json", "jsonb"))
 _INSTANT = "timestamptz"
+_ELEMENT = re.compile(r"^invalid array element at index \d+: ")
 _ARGUMENT = re.compile(r"invalid input for query argument \$(\d+)[^:]*: (.*)", re.DOTALL)
 
 
@@ -92,7 +93,7 @@ class TableWriter:
                 await connection.execute(self._statement(columns), *cells)
             else:
                 await connection.executemany(self._statement(columns), list(zip(*values, strict=True)))
-        except asyncpg.InterfaceError as error:
+        except (asyncpg.DataError, asyncpg.InterfaceError) as error:
             refused = _refused_argument(error, columns)
             if refused is None:
                 raise
@@ -168,4 +169,5 @@ def _refused_argument(error: Exception, columns: Sequence[str]) -> ValueRefusedE
     reason = match[2].strip()
     if reason.endswith(")") and reason.count("(") == 1:
         reason = reason[reason.index("(") + 1 : -1]
+    reason = _ELEMENT.sub("", reason)
     return ValueRefusedError(f"column {columns[int(match[1]) - 1]!r}: {reason}")

@@ -58,6 +58,11 @@ class UserTable:
         return f"SELECT {self._key_json} FROM {self._rows_in_question} ORDER BY {self._order(' DESC')} LIMIT 1"
 
     @cached_property
+    def backlog(self) -> str:
+        """-> how many rows are pending."""
+        return f"SELECT count(*) FROM {self._table} WHERE (\n{self.pending}\n)"
+
+    @cached_property
     def claim_state(self) -> str:
         """$1 token, $2 source, $3 job, $4 key after which to look (or null) -> known, expired, issues, holders, reserved."""
         hi = self._key_of_json("b.hi")

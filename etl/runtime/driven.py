@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from etl.core.ports import BatchSource, Bound, Chain, Delivering, EventRecorder,
 from etl.core.retry import full_jitter
 from etl.core.run import Run
 from etl.core.sanitise import ErrorText
+from etl.core.stages import StageCounts, histogram
 from etl.core.suspects import is_poison, must_be_alone
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.runtime.control import RunControl, RunStoppingError
@@ -105,10 +107,12 @@ class DrivenPipeline:
                 if not self._swept:
                     self._swept = True
                     await source.begin_sweep()
+                started = time.perf_counter()
                 with self._drive.tracing.span("etl.claim", **{"etl.source": source.name}) as span:
                     batch = await source.next(uuid4(), most)
                     span.set(**{"etl.rows": len(batch) if batch else 0})
                 if batch is not None:
+                    batch.claim_seconds = time.perf_counter() - started
                     self._claimed += len(batch)
                     return batch
                 if not await self._more_to_sweep(source):
@@ -193,6 +197,7 @@ class DrivenPipeline:
         if settled:
             carry = batch.part(waiting, uuid4(), self._table().next_number())
             part = batch.part(settled, batch.token, batch.number)
+            part.claim_seconds = batch.claim_seconds
             try:
                 await self._deliver_and_complete(part, passage.take(settled), self._context(part), carry)
             except BaseException:
@@ -248,6 +253,7 @@ class DrivenPipeline:
 
     async def _complete(self, batch: Batch, processed: Processed, carry: Batch | None = None) -> None:
         token = batch.token
+        processed.stages = [claim_stage(batch), *processed.stages]
         try:
             with self._recording_span():
                 counts = await self._table().complete(
@@ -315,6 +321,12 @@ class DrivenPipeline:
             trusted_seconds=self._control.remaining,
             is_stopping=lambda: self._control.stopping,
         )
+
+
+def claim_stage(batch: Batch) -> StageCounts:
+    """The claim's part in a batch; rows split off from another batch were claimed with that one."""
+    seconds = [batch.claim_seconds] if batch.claim_seconds else []
+    return StageCounts("claim", rows_out=len(batch), busy_s=batch.claim_seconds, calls=histogram(seconds))
 
 
 def _killed(batch: Batch) -> Processed:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from etl.errors import ConfigurationError
-from etl.postgres.embedded.account import ServerAccount
+from etl.postgres.embedded.account import OWN_SERVER_REMEDY, ServerAccount
 from etl.postgres.embedded.binaries import Binaries
 
 SUPERUSER = "postgres"
@@ -33,7 +33,9 @@ _OWNERS = ("root",)
 
 def prepare(data: Path, binaries: Binaries, account: ServerAccount, *, durable: bool) -> None:
     """Make `data` unless it is there; raises ConfigurationError when these programs cannot make or serve it."""
-    if not data.exists():
+    for unfinished in data.parent.glob(f"{data.name}.new-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if not os.path.lexists(data):  # a link to a disk that is not mounted is no invitation to begin anew
         _make(data, binaries, account, durable=durable)
     try:
         major = (data / "PG_VERSION").read_text().strip()
@@ -56,8 +58,6 @@ def write_out(data: Path, binaries: Binaries, account: ServerAccount) -> None:
 
 
 def _make(data: Path, binaries: Binaries, account: ServerAccount, *, durable: bool) -> None:
-    for unfinished in data.parent.glob(f"{data.name}.new-*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix=f"{data.name}.new-", dir=data.parent))
     account.own_folder(new)
     _run_initdb(new, binaries, account, durable=durable)
@@ -77,7 +77,8 @@ def _run_initdb(new: Path, binaries: Binaries, account: ServerAccount, *, durabl
         result = account.run([*command, *locale], _INITDB_LIMIT)
         if result.returncode == 0:
             return
-    raise ConfigurationError(f"initdb failed in {new}: {result.stdout.strip()}")
+    said = " | ".join(result.stdout.strip().splitlines()[-10:])
+    raise ConfigurationError(f"initdb failed in {new}: {said}", remedy=OWN_SERVER_REMEDY)
 
 
 def _locales(major: int) -> Iterable[list[str]]:

@@ -97,22 +97,25 @@ class Postmaster:
                 raise self._start_failure(binaries, said_before)
             settled.pause()
 
-    def stop(self, first: signal.Signals = signal.SIGINT) -> None:
-        """Shut the server down, in a minute or so at most; no committed row is lost, however it has to be done."""
+    def stop(self, *signals: signal.Signals) -> None:
+        """Shut the server down, in a minute or so at most; no committed row is lost, however hard it has to be done."""
         record = self.running()
         if record is None:
             return
-        for sign in list(_STOP_LIMITS)[list(_STOP_LIMITS).index(first) :]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, sign)
-            if self._is_gone(record.pid, Deadline(_STOP_LIMITS[sign])):
-                break
-            logger.warning("Postgres in %s (pid %d) did not stop on %s", self.data, record.pid, sign.name)
+        with contextlib.suppress(psutil.Error):
+            server = psutil.Process(record.pid)
+            for sign in signals or _STOP_LIMITS:
+                server.send_signal(sign)
+                if _ends(server, Deadline(_STOP_LIMITS[sign])):
+                    break
+                logger.warning("Postgres in %s (pid %d) did not stop on %s", self.data, server.pid, sign.name)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(record.pid, os.WNOHANG)  # a zombie, if it was our child
         self._remove_short_run(record)
 
     def destroy(self) -> None:
         """Stop the server and whatever is left of a killed one, for data about to be deleted."""
-        self.stop(signal.SIGQUIT)
+        self.stop(signal.SIGQUIT, signal.SIGKILL)
         self._see_off_orphans()
         if abandoned := PidFile.read(self.data):
             self._remove_short_run(abandoned)
@@ -157,11 +160,9 @@ class Postmaster:
         }
         if not durable:
             # A killed server still loses nothing, for the kernel has its writes; a machine that goes down may.
-            # full_page_writes stays on: SIGKILL can cut the write of a page in two.
-            settings |= {
-                "fsync": "off",
-                "dynamic_shared_memory_type": "mmap",
-            }  # mmap: kept in, and deleted with, the data
+            # full_page_writes stays on: SIGKILL can cut the write of a page in two. mmap keeps within the data what
+            # would stay in /dev/shm for ever after a kill.
+            settings |= {"fsync": "off", "dynamic_shared_memory_type": "mmap"}
         command = [binaries.postgres, "-D", str(self.data)]
         for setting, value in settings.items():
             command += ["-c", f"{setting}={value}"]
@@ -196,23 +197,15 @@ class Postmaster:
         """
         found = orphans = self.processes()
         patience, deadline = Deadline(_PATIENCE), Deadline(_READY_LIMIT)
-        while orphans := [process for process in orphans if self._serves(process)]:
+        while orphans := [process for process in orphans if _lives(process)]:
             if patience.passed and not _has_parent_within(orphans):
                 logger.warning("killing what a killed server left in %s: %s", self.data, _pids(orphans))
                 for process in orphans:
-                    with contextlib.suppress(psutil.NoSuchProcess):
+                    with contextlib.suppress(psutil.Error):
                         process.kill()
             if not deadline.pause():
                 raise DatabaseUnavailableError(f"server processes {_pids(orphans)} hold {self.data}; stop them")
         return bool(found)
-
-    def _is_gone(self, pid: int, deadline: Deadline) -> bool:
-        while self._is_served_by(pid):
-            if not deadline.pause():
-                return False
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)  # a zombie, if it was our child
-        return True
 
     def _run_folder(self) -> Path:
         """The folder for the socket, 0700: ours, or one with a short path where ours is too long or has a comma."""
@@ -225,7 +218,7 @@ class Postmaster:
             return run
         self.account.own_folder(self.run)
         lock = self.run / f".s.PGSQL.{PORT}.lock"
-        if lock.exists() and not self._is_served_by(leading_number(lock.read_text())):
+        if lock.exists() and not self._is_served_by(leading_number(lock.read_text(errors="replace"))):
             for left_behind in (lock, self.run / f".s.PGSQL.{PORT}"):
                 left_behind.unlink(missing_ok=True)
         return self.run
@@ -259,6 +252,20 @@ class Postmaster:
             f"Postgres {binaries.version} did not start in {self.data}: {' | '.join(said[-10:])}",
             remedy=f"see {self.log}, or {OWN_SERVER_REMEDY}",
         )
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it still is that process, and may hold something: one that is ending has no command line any more."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _ends(process: psutil.Process, deadline: Deadline) -> bool:
+    while _lives(process):
+        if not deadline.pause():
+            return False
+    return True
 
 
 def _has_parent_within(processes: list[psutil.Process]) -> bool:

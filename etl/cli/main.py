@@ -1,0 +1,185 @@
+"""The commands. Data goes to standard output, talk to standard error.
+
+Exit codes: 0 done, 2 misuse or configuration, 3 partial, 4 failed or crashed, 5 timed out, 6 cancelled, 7 skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etl.cli import running, viewing
+from etl.cli.session import handled, say, settings_here, show, show_json, with_application
+from etl.core.run import EXIT_MISUSE
+from etl.postgres import migrator
+from etl.telemetry.tracing import package_version
+
+app = typer.Typer(
+    name="etl",
+    help="Scheduled batches over a Postgres table you already have.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.")]
+AnyJob = Annotated[str | None, typer.Argument(metavar="[JOB]", help="Name of the job; default: all.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        show([f"pg-etl {package_version()}"])
+        raise typer.Exit
+
+
+@app.command()
+@handled
+def demo(
+    flights: Annotated[Path | None, typer.Option(help="A CSV file like the built-in one (may be gzipped).")] = None,
+    add_airports: Annotated[bool, typer.Option("--add-airports", help="Add the airports the list lacks.")] = False,
+    json: Json = False,
+) -> None:
+    """Load real flights and run the job `flights` over them.
+
+    Example: etl demo
+    """
+    if add_airports:
+        running.add_airports(settings_here())
+    else:
+        raise typer.Exit(running.demonstrate(settings_here(), flights, json))
+
+
+@app.command()
+@handled
+def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of applying it.")] = False) -> None:
+    """Bring the schema `etl` in the database up to date.
+
+    Example: etl migrate
+    """
+    known = migrator.known_migrations()
+    if sql:
+        typer.echo(migrator.as_sql(known), nl=False)
+        return
+    applied = with_application(
+        settings_here(), lambda application: migrator.apply(application.database, known), migrate=False, schema=False
+    )
+    for migration in applied:
+        say(f"applied {migration.version:04d} {migration.name}")
+    say(f"the schema etl is at version {known[-1].version}")
+
+
+@app.command()
+@handled
+def check(job: AnyJob = None, json: Json = False) -> None:
+    """Check jobs against the database without running anything; all faults at once.
+
+    Example: etl check
+    """
+    raise typer.Exit(viewing.check(settings_here(), job, json))
+
+
+@app.command()
+@handled
+def jobs(json: Json = False) -> None:
+    """List the jobs of this project, with their triggers and next fire times.
+
+    Example: etl jobs
+    """
+    raise typer.Exit(viewing.jobs(settings_here(), json))
+
+
+@app.command()
+@handled
+def run(
+    job: Job,
+    limit: Annotated[int | None, typer.Option(min=1, help="Claim at most so many rows.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a job here and now; skipped while a run of it is active.
+
+    Example: etl run flights --limit 1000
+    """
+    raise typer.Exit(running.run(settings_here(), job, limit, json))
+
+
+@app.command()
+@handled
+def worker() -> None:
+    """Fire triggers and run jobs until told to stop (SIGTERM or Ctrl-C drains, twice stops at once).
+
+    Example: etl worker
+    """
+    raise typer.Exit(running.work(settings_here()))
+
+
+@app.command()
+@handled
+def runs(
+    job: AnyJob = None,
+    status: Annotated[list[str] | None, typer.Option(help="Only runs that ended so; may be given several times.")] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many.")] = 20,
+    json: Json = False,
+) -> None:
+    """List runs, newest first.
+
+    Example: etl runs flights -n 5
+    """
+    viewing.runs(settings_here(), job, status, limit, json)
+
+
+@app.command()
+@handled
+def report(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run id or its beginning; default: the newest.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a run did, on one screen.
+
+    Example: etl report 3f9c2ab1
+    """
+    viewing.report(settings_here(), run, json)
+
+
+@app.command()
+@handled
+def quarantine(
+    job: AnyJob = None,
+    error: Annotated[str | None, typer.Option(help="Only this error type.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only rows of this run.")] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many.")] = 20,
+    json: Json = False,
+) -> None:
+    """List rows that were set aside, newest first.
+
+    Example: etl quarantine flights --error UnknownAirport
+    """
+    viewing.quarantine(settings_here(), job, error, run, limit, json)
+
+
+@app.command()
+@handled
+def replay(
+    job: Job,
+    error: Annotated[str | None, typer.Option(help="Only rows with this error type.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only rows that this run set aside.")] = None,
+    json: Json = False,
+) -> None:
+    """Process rows in quarantine again; returns when that is done.
+
+    Example: etl replay flights --error UnknownAirport
+    """
+    raise typer.Exit(running.replay(settings_here(), job, error, run, json))
+
+
+def main() -> None:
+    """Entry point of the command `etl`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise SystemExit(EXIT_MISUSE) from None

@@ -1,0 +1,216 @@
+"""Commands that run jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from etl import demo
+from etl.app import Application, HandControls
+from etl.cli.session import (
+    err,
+    job_named,
+    jobs_here,
+    on_signals,
+    program,
+    say,
+    show,
+    show_json,
+    with_application,
+)
+from etl.config import Settings
+from etl.core.counts import Counts
+from etl.core.pipeline import Pipeline
+from etl.core.ports import Blocker
+from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run, exit_code
+from etl.errors import DatabaseUnavailableError
+from etl.postgres.report_store import PostgresReportStore
+from etl.reports.facts import run_facts, skipped_facts
+from etl.reports.terminal import render_report
+from etl.runtime.worker import Worker
+
+T = TypeVar("T")
+
+DEFAULT_FLIGHTS = "flights-2013-01.csv.gz"
+
+
+def run(settings: Settings, name: str, limit: int | None, json: bool) -> int:
+    """Run one job; the exit code says how it ended."""
+
+    async def work(application: Application) -> int:
+        pipeline = await job_named(application, settings, name)
+        async with _by_hand(application, pipeline, limit) as hand:
+            on_signals(lambda: _drain(hand), lambda: hand.control.abort("stopped by a second signal"))
+            outcome = await _survive(application.run_job(pipeline, hand, limit=limit))
+        return await _told(application, name, outcome, json)
+
+    return with_application(settings, work)
+
+
+def replay(settings: Settings, name: str, error: str | None, run_text: str | None, json: bool) -> int:
+    """Replay rows in quarantine; the exit code says how that ended."""
+
+    async def work(application: Application) -> int:
+        pipeline = await job_named(application, settings, name)
+        run_id: UUID | None = None
+        if run_text is not None:
+            run_id = await PostgresReportStore(application.database).resolve_run(run_text)
+        async with _by_hand(application, pipeline, None) as hand:
+            on_signals(lambda: _drain(hand), lambda: hand.control.abort("stopped by a second signal"))
+            replayed = await _survive(application.replay(pipeline, hand, error=error, run_id=run_id))
+        if replayed is None or replayed.run is None:
+            return await _nothing_to_replay(application, name, error, json) if replayed is not None else EXIT_FAILED
+        if replayed.gone:
+            say(f"{replayed.gone} rows in quarantine do not exist any more; their entries were closed")
+        return await _told(application, name, replayed.run, json)
+
+    return with_application(settings, work)
+
+
+async def _nothing_to_replay(application: Application, name: str, error: str | None, json: bool) -> int:
+    others = await application.issues.count(name, None, None)
+    known = ", ".join(f"{count:,} {kind}" for kind, count in others.items())
+    what = f"with error {error}" if error else "that match"
+    say(f"nothing to replay: no rows of {name} in quarantine {what}" + (f"; there are: {known}" if known else ""))
+    if json:
+        show_json(None)
+    return EXIT_DONE
+
+
+def work(settings: Settings) -> int:
+    """Be a worker until stopped."""
+    found = jobs_here(settings)
+    if not found.pipelines:
+        say(f"etl: no jobs in {Path.cwd()}: put job modules in jobs/, or name their packages in the setting jobs")
+        return EXIT_MISUSE
+
+    async def main(application: Application) -> int:
+        def ready(worker: Worker) -> None:
+            on_signals(worker.stop, worker.stop)
+            say(f"worker {application.worker.worker_id}: {', '.join(sorted(found.pipelines))}")
+
+        await application.work(found.pipelines, ready)
+        return EXIT_DONE
+
+    return with_application(settings, main)
+
+
+def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
+    """Load the flights, run the job, and say what to do next."""
+    path = flights or demo.jobs_folder() / DEFAULT_FLIGHTS
+    if not settings.database_url:
+        say(f"no ETL_DATABASE_URL: using an embedded Postgres in {Path.cwd() / '.etl'}")
+
+    async def main(application: Application) -> int:
+        say(f"loading {path.name} into flights_inbox")
+        expected = await demo.load(application, path)
+        pipeline = demo.flights_job()
+        async with _by_hand(application, pipeline, None) as hand:
+            on_signals(lambda: _drain(hand), lambda: hand.control.abort("stopped by a second signal"))
+            outcome = await _survive(application.run_job(pipeline, hand))
+        code = await _told(application, pipeline.name, outcome, json)
+        if not isinstance(outcome, Run):
+            return code
+        if not expected.met_by(outcome):
+            say(f"etl: the books should have come to {expected}")
+            return code or EXIT_FAILED
+        if not json:
+            _next_steps(outcome)
+        return EXIT_DONE
+
+    return with_application(settings, main, migrate=True)
+
+
+def _next_steps(run: Run) -> None:
+    name = program()
+    lines = ["", "The flights are in the table `flight`. To look around:", "", f"   {name} runs", f"   {name} quarantine flights"]
+    if run.counts.quarantined:
+        lines += [
+            "",
+            f"{run.counts.quarantined:,} flights go to airports that the list lacks. Add them and replay:",
+            "",
+            f"   {name} demo --add-airports",
+            f"   {name} replay flights --error UnknownAirport",
+        ]
+    show(lines)
+
+
+def add_airports(settings: Settings) -> None:
+    """Add what the list of airports lacks."""
+
+    async def main(application: Application) -> None:
+        if not await demo.is_loaded(application):
+            say("the demo's tables are not here: run the demo first")
+            return
+        say(f"{await demo.add_airports(application)} airports added: BQN, PSE, SJU, STT")
+
+    with_application(settings, main)
+
+
+def _drain(hand: HandControls) -> None:
+    say("stopping: finishing what is in hand (again to give it back at once)")
+    hand.control.stop("stopped by a signal")
+
+
+async def _survive(outcome: Awaitable[T]) -> T | None:
+    """The outcome of a run; an outage that outlasts all patience is a failed run, not misuse."""
+    try:
+        return await outcome
+    except DatabaseUnavailableError as error:
+        say(f"etl: {error}")
+        return None
+
+
+async def _told(application: Application, name: str, outcome: Run | Blocker | None, json: bool) -> int:
+    if outcome is None:
+        return EXIT_FAILED
+    if isinstance(outcome, Blocker):
+        say(f"skipped: {outcome.describe()}")
+        if json:
+            show_json(skipped_facts(name, outcome))
+        return EXIT_SKIPPED
+    if json:
+        show_json(run_facts(outcome))
+    else:
+        report = await PostgresReportStore(application.database).report(outcome.run_id)
+        if report is not None:
+            show(render_report(report))
+    return exit_code(outcome.state)
+
+
+@contextlib.asynccontextmanager
+async def _by_hand(application: Application, pipeline: Pipeline, limit: int | None) -> AsyncIterator[HandControls]:
+    """Controls of a run by hand, with a progress bar on a terminal."""
+    if not err.is_terminal:
+        yield HandControls(tell=say)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        backlog = await application.backlog(pipeline)
+        total = min(bound for bound in (limit, backlog) if bound is not None) if (limit or backlog) else None
+        task = progress.add_task(pipeline.name, total=total, rate="")
+        yield HandControls(tell=say, on_progress=_progress_of(progress, task))
+
+
+def _progress_of(progress: Progress, task: TaskID) -> Callable[[Counts], None]:
+    started = time.monotonic()
+
+    def on_progress(counts: Counts) -> None:
+        elapsed = time.monotonic() - started
+        rate = f"{counts.accounted / elapsed:,.0f} rows/s" if elapsed > 0 else ""
+        progress.update(task, completed=counts.accounted, rate=rate)
+
+    return on_progress
+

@@ -1,0 +1,169 @@
+"""What every command shares: settings, logging, a database, signals, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import difflib
+import json
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
+
+import typer
+from rich.console import Console
+
+from etl import demo
+from etl.app import Application, open_application, start_embedded
+from etl.config import Settings, load_settings
+from etl.core.pipeline import Pipeline
+from etl.core.run import EXIT_FAILED, EXIT_MISUSE
+from etl.core.sanitise import redact, showable
+from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
+from etl.jobs import FoundJobs, find_jobs
+from etl.postgres import migrator
+from etl.telemetry.logs import set_up_logging
+from etl.telemetry.tracing import set_up_tracing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
+def say(text: str) -> None:
+    """Talk to the person: standard error."""
+    err.print(showable(text))
+
+
+def show(lines: list[str]) -> None:
+    """Data for the person: standard output."""
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    for line in lines:
+        out.print(showable(line))
+
+
+def show_json(value: Any) -> None:
+    """Data for programs: standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+
+def program() -> str:
+    """How this program was called, for commands to type."""
+    name = sys.argv[0]
+    return "etl" if Path(name).name != "etl" or name == "etl" else _short(Path(name))
+
+
+def _short(path: Path) -> str:
+    if (found := shutil.which("etl")) and Path(found).resolve() == path.resolve():
+        return "etl"
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def handled(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn errors of ours into one message and an exit code; anything else keeps its traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except EtlError as error:
+            fail(error)
+
+    return wrapper
+
+
+def fail(error: EtlError) -> NoReturn:
+    """Print an error and leave."""
+    for line in redact(str(error)).splitlines():
+        say(f"etl: {line}")
+    misuse = isinstance(error, (ConfigurationError, DatabaseUnavailableError))
+    raise typer.Exit(EXIT_MISUSE if misuse else EXIT_FAILED)
+
+
+def settings_here(**flags: Any) -> Settings:
+    """The settings of this call, with logging set up."""
+    set_up_logging()
+    return load_settings(**flags)
+
+
+def jobs_here(settings: Settings, *, quiet: bool = False) -> FoundJobs:
+    """The project's jobs; tells about modules that could not be read."""
+    found = find_jobs(settings.jobs, Path.cwd())
+    if not quiet:
+        for broken in found.broken:
+            say(f"etl: the jobs of {broken.module} are out of service:\n{broken.problem}")
+        for package in found.missing:
+            if settings.jobs != ("jobs",):
+                say(f"etl: no package {package!r} in {Path.cwd()} (named by the setting jobs)")
+    return found
+
+
+async def job_named(application: Application, settings: Settings, name: str) -> Pipeline:
+    """A job of the project, or the demonstration's where it is loaded. Raises `ConfigurationError`."""
+    found = jobs_here(settings)
+    if name in found.pipelines:
+        return found.pipelines[name]
+    if name == demo.JOB and await demo.is_loaded(application):
+        return demo.flights_job()
+    close = difflib.get_close_matches(name, found.pipelines, n=2)
+    if close:
+        remedy = f"did you mean {' or '.join(close)}?"
+    elif found.pipelines:
+        remedy = f"there are: {', '.join(sorted(found.pipelines))}"
+    else:
+        remedy = f"no job modules in {Path.cwd()}: put them in jobs/, or name their packages in the setting jobs"
+    raise ConfigurationError(f"no job {name!r}", setting="JOB", remedy=remedy)
+
+
+Work: TypeAlias = Callable[[Application], Awaitable[T]]
+
+
+def with_application(settings: Settings, work: Work[T], *, migrate: bool = False, schema: bool = True) -> T:
+    """Run `work` on an open application, embedded server and telemetry included; everything is left in order.
+
+    `migrate`: bring the schema up to date first. `schema=False`: do not even look at it.
+    """
+    server = start_embedded(settings, Path.cwd())
+    if server is not None:
+        logging.getLogger("etl").debug("embedded Postgres in %s", Path.cwd() / ".etl")
+    tracing = set_up_tracing()
+    try:
+        dsn = server.dsn() if server is not None else settings.database_url
+
+        async def main() -> T:
+            # The embedded server is ours: its schema is kept up to date without asking.
+            async with open_application(settings, dsn, tracing, check_schema=False) as application:
+                known = migrator.known_migrations()
+                if schema and (migrate or server is not None):
+                    await migrator.apply(application.database, known)
+                elif schema:
+                    await migrator.check_version(application.database, known)
+                return await work(application)
+
+        return asyncio.run(main())
+    finally:
+        tracing.close()
+        if server is not None:
+            server.stop()
+
+
+def on_signals(first: Callable[[], None], second: Callable[[], None]) -> None:
+    """Call `first` on the first SIGTERM or SIGINT, `second` on the next."""
+    loop = asyncio.get_running_loop()
+    received = 0
+
+    def receive() -> None:
+        nonlocal received
+        received += 1
+        (first if received == 1 else second)()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, receive)

@@ -1,0 +1,206 @@
+"""Commands that look."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from etl import demo
+from etl.app import Application
+from etl.cli.session import jobs_here, say, show, show_json, with_application
+from etl.config import Settings
+from etl.core.pipeline import Pipeline
+from etl.core.run import EXIT_DONE, EXIT_MISUSE, Run, RunState
+from etl.core.table_source import TableSource
+from etl.core.trigger import ClockTrigger
+from etl.durations import format_duration
+from etl.errors import ConfigurationError
+from etl.jobs import FoundJobs
+from etl.postgres.check import Findings
+from etl.postgres.issues import key_text
+from etl.postgres.report_store import PostgresReportStore
+from etl.reports.facts import report_facts, run_facts, table
+from etl.reports.terminal import render_report
+
+
+def check(settings: Settings, name: str | None, json: bool) -> int:
+    """All faults of all jobs (or of one) at once; nothing is run or changed."""
+    found = jobs_here(settings, quiet=True)
+
+    async def main(application: Application) -> dict[str, Findings]:
+        pipelines = await _chosen(application, found, name)
+        return {pipeline.name: await application.check(pipeline) for pipeline in pipelines}
+
+    findings = with_application(settings, main)
+    broken = [] if name is not None and name in found.pipelines else found.broken
+    faults = [str(fault) for each in findings.values() for fault in each.faults]
+    advice = [text for each in findings.values() for text in each.advice]
+    if json:
+        show_json(
+            {
+                "jobs": sorted(findings),
+                "faults": faults,
+                "advice": advice,
+                "broken_modules": [{"module": each.module, "problem": each.problem} for each in broken],
+            }
+        )
+    else:
+        for each in broken:
+            show([f"FAULT  module {each.module}:", *(f"       {line}" for line in each.problem.splitlines())])
+        show([f"FAULT  {fault}" for fault in faults])
+        show([f"advice {text}" for text in advice])
+        if not faults and not broken:
+            show([f"{len(findings)} jobs, no faults" if findings else "no jobs found"])
+    return EXIT_MISUSE if faults or broken else EXIT_DONE
+
+
+async def _chosen(application: Application, found: FoundJobs, name: str | None) -> list[Pipeline]:
+    if name is None:
+        return [found.pipelines[each] for each in sorted(found.pipelines)]
+    if name in found.pipelines:
+        return [found.pipelines[name]]
+    if name == demo.JOB and await demo.is_loaded(application):
+        return [demo.flights_job()]
+    if any(name in each.problem for each in found.broken):
+        return []
+    close = difflib.get_close_matches(name, found.pipelines, n=2)
+    remedy = f"did you mean {' or '.join(close)}?" if close else "see: etl jobs"
+    raise ConfigurationError(f"no job {name!r}", setting="JOB", remedy=remedy)
+
+
+def jobs(settings: Settings, json: bool) -> int:
+    """The jobs of the project. Asks no database."""
+    found = jobs_here(settings, quiet=json)
+    now = datetime.now(UTC)
+    facts = [_job_facts(found.pipelines[name], found.modules[name], now) for name in sorted(found.pipelines)]
+    if json:
+        broken = [{"module": each.module, "problem": each.problem} for each in found.broken]
+        show_json([*facts, *({"name": None, "enabled": False, **each} for each in broken)])
+    elif facts:
+        rows = [
+            [each["name"], each["source"], each["sink"], "; ".join(each["triggers"].values()) or "by hand", each["next_at"] or "-"]
+            for each in facts
+        ]
+        show(table(["job", "source", "sink", "triggers", "next (UTC)"], rows))
+    else:
+        say("no jobs found: put job modules in jobs/, or name their packages in the setting jobs")
+    return EXIT_MISUSE if found.broken else EXIT_DONE
+
+
+def _job_facts(pipeline: Pipeline, module: str, now: datetime) -> dict[str, Any]:
+    triggers = pipeline.source.named_triggers()
+    moments = [
+        moment
+        for trigger in triggers.values()
+        if isinstance(trigger, ClockTrigger) and (moment := next(trigger.fire_times(now), None)) is not None
+    ]
+    next_at = min(moments).astimezone(UTC).isoformat(timespec="seconds") if moments else None
+    source = pipeline.source
+    return {
+        "name": pipeline.name,
+        "enabled": True,
+        "module": module,
+        "declared_at": pipeline.declared_at,
+        "source": (source.table or "a query") if isinstance(source, TableSource) else type(source).__name__,
+        "processors": [processor.name for processor in pipeline.processors],
+        "sink": pipeline.sink.name.removeprefix("-> "),
+        "triggers": {name: trigger.spec for name, trigger in triggers.items()},
+        "next_at": next_at,
+    }
+
+
+def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limit: int, json: bool) -> None:
+    """Runs, newest first."""
+    known = [str(state) for state in RunState]
+    for word in status or ():
+        if word not in known:
+            raise ConfigurationError(f"{word!r} is not a state of a run", setting="--status", remedy=f"use {', '.join(known)}")
+    listed = with_application(settings, lambda application: application.store.list(job, status or None, limit))
+    if json:
+        show_json([run_facts(run) for run in listed])
+    elif listed:
+        header = ["run", "job", "status", "trigger", "started (UTC)", "took", "claimed", "written", "quarantined"]
+        show(table(header, [_run_row(run) for run in listed], right=(5, 6, 7, 8)))
+    else:
+        say("no runs yet" + (f" of {job}" if job else ""))
+
+
+def _run_row(run: Run) -> list[str]:
+    started = run.started_at or run.queued_at
+    return [
+        str(run.run_id)[:8],
+        run.job,
+        "lost" if run.lost else str(run.state),
+        run.trigger,
+        f"{started:%Y-%m-%d %H:%M:%S}" if started else "-",
+        format_duration(run.duration_s) if run.duration_s is not None else "-",
+        f"{run.counts.claimed:,}",
+        f"{run.counts.written:,}",
+        f"{run.counts.quarantined:,}",
+    ]
+
+
+def report(settings: Settings, run: str | None, json: bool) -> None:
+    """One run on one screen."""
+
+    async def main(application: Application) -> None:
+        store = PostgresReportStore(application.database)
+        found = await store.report(await store.resolve_run(run))
+        assert found is not None
+        if json:
+            show_json(report_facts(found))
+        else:
+            show(render_report(found))
+
+    with_application(settings, main)
+
+
+def quarantine(
+    settings: Settings, job: str | None, error: str | None, run: str | None, limit: int, json: bool
+) -> None:
+    """Rows that were set aside, newest first."""
+
+    async def main(application: Application) -> None:
+        run_id: UUID | None = None
+        if run is not None:
+            run_id = await PostgresReportStore(application.database).resolve_run(run)
+        rows = await application.issues.list(job, error, run_id, ["open", "deferred"], limit)
+        if json:
+            show_json([_issue_facts(row) for row in rows])
+        elif rows:
+            header = ["key", "job", "error", "stage", "attempts", "since (UTC)", "run", "message"]
+            show(table(header, [_issue_row(row) for row in rows], right=(4,)))
+            if len(rows) == limit:
+                say(f"the newest {limit}; more with -n")
+        else:
+            say("nothing in quarantine" + (f" of {job}" if job else ""))
+
+    with_application(settings, main)
+
+
+def _issue_facts(row: Any) -> dict[str, Any]:
+    facts = {name: row[name] for name in ("job", "source", "key", "state", "stage", "error_type", "message", "traceback")}
+    return facts | {
+        "attempts": row["attempts"],
+        "run_id": str(row["run_id"]),
+        "opened_at": row["opened_at"].isoformat(),
+        "due_at": row["due_at"].isoformat() if row["due_at"] else None,
+        "payload": row["payload"],
+    }
+
+
+def _issue_row(row: Any) -> list[str]:
+    message = " ".join(row["message"].split())
+    return [
+        key_text(row["key"])[:40],
+        row["job"],
+        row["error_type"],
+        row["stage"],
+        str(row["attempts"]),
+        f"{row['opened_at']:%Y-%m-%d %H:%M:%S}",
+        str(row["run_id"])[:8],
+        message if len(message) <= 70 else message[:67] + "...",
+    ]

@@ -1,0 +1,79 @@
+"""The facts of a run, and the sentence that says what they amount to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etl.core.run import Run, RunState
+from etl.core.stages import StageCounts
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Rows that were set aside for the same reason: stage, type, message with its variable parts masked."""
+
+    stage: str
+    error_type: str
+    example: str
+    messages: int
+    rows: int
+    open_rows: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """Everything the terminal report shows."""
+
+    run: Run
+    stages: list[StageCounts]
+    errors: list[ErrorGroup]
+
+
+def verdict(run: Run) -> str:
+    """One plain sentence about a run."""
+    counts = run.counts
+    if run.lost:
+        return "The process that ran this shows no sign of life; another one will take over."
+    match run.state:
+        case RunState.queued:
+            return "Waits to be started."
+        case RunState.running:
+            return f"Is running: {_rows(counts.claimed)} claimed so far, {_number(counts.written)} written."
+        case RunState.succeeded if counts.claimed == 0:
+            return "Finished; nothing was pending."
+        case RunState.succeeded:
+            return f"Finished: {_number(counts.written)} of {_rows(counts.claimed)} written{_rest(run)}."
+        case RunState.partial:
+            return f"Finished, {_number(counts.quarantined)} of {_rows(counts.claimed)} set aside in quarantine."
+        case RunState.timed_out:
+            return f"Stopped by its timeout after {_rows(counts.claimed - counts.released)}."
+        case RunState.cancelled:
+            return f"Stopped on request ({run.error or 'no reason given'}) after {_rows(counts.claimed - counts.released)}."
+        case RunState.crashed:
+            return f"Its process died with {_rows(counts.released)} in hand; they go to whoever takes over."
+        case RunState.failed:
+            return f"Failed after {_rows(counts.claimed - counts.released)}: {run.error_type or 'error'}."
+    raise AssertionError(run.state)
+
+
+def _rest(run: Run) -> str:
+    counts = run.counts
+    parts = [
+        f"{_number(count)} {name}"
+        for name, count in (
+            ("filtered", counts.filtered),
+            ("deferred", counts.deferred),
+            ("vanished", counts.vanished),
+        )
+        if count
+    ]
+    return f", {', '.join(parts)}" if parts else ""
+
+
+def _rows(count: int) -> str:
+    return f"{_number(count)} {'row' if count == 1 else 'rows'}"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}"

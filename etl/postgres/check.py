@@ -1,0 +1,192 @@
+"""Checks a job against the real catalog without running anything: every fault at once, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from etl.core.faults import Fault
+from etl.core.pipeline import Pipeline
+from etl.core.sink import TableSink
+from etl.core.table import quote_identifier
+from etl.core.table_source import TableSource
+from etl.errors import ConfigurationError
+from etl.postgres.catalog import TableFacts
+from etl.postgres.database import Connection, Database
+from etl.postgres.faults import classify
+from etl.postgres.resolution import Resolved, resolve_sink, resolve_source
+from etl.postgres.user_table import UserTable, assigned_columns
+
+# Below this many rows any plan is fast.
+_SMALL_TABLE = 10_000
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a check found: faults keep the job from running, advice does not."""
+
+    faults: list[ConfigurationError] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+
+async def checked(database: Database, pipeline: Pipeline) -> Resolved:
+    """The pipeline's tables, if nothing is wrong with it. Raises `ConfigurationError` with all faults otherwise."""
+    findings, resolved = await database.unit(lambda connection: check(connection, pipeline))
+    if findings.faults:
+        raise combined(findings.faults)
+    return resolved
+
+
+async def count_pending(database: Database, pipeline: Pipeline) -> int | None:
+    """The rows a job has before it; None without a table, or when counting them takes more than a moment."""
+    if not isinstance(pipeline.source, TableSource):
+        return None
+    source = (await checked(database, pipeline)).source
+    assert source is not None
+    try:
+        async with database.transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = '1s'")
+            return int(await connection.fetchval(source.backlog))
+    except asyncpg.QueryCanceledError:
+        return None
+
+
+def combined(faults: list[ConfigurationError]) -> ConfigurationError:
+    """One error that tells all of them."""
+    if len(faults) == 1:
+        return faults[0]
+    return ConfigurationError("\n".join(str(fault) for fault in faults))
+
+
+async def check(connection: Connection, pipeline: Pipeline) -> tuple[Findings, Resolved]:
+    """Look at everything the job says about the database."""
+    return await _Check(connection, pipeline).run()
+
+
+class _Check:
+    def __init__(self, connection: Connection, pipeline: Pipeline) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._findings = Findings()
+
+    async def run(self) -> tuple[Findings, Resolved]:
+        source = facts = writer = sink_facts = None
+        definition, sink = self._pipeline.source, self._pipeline.sink
+        if isinstance(definition, TableSource):
+            async with self._noting():
+                source, facts = await resolve_source(self._connection, definition)
+            if source is not None and facts is not None:
+                await self._check_source(source, facts)
+        if isinstance(sink, TableSink):
+            async with self._noting():
+                writer, sink_facts = await resolve_sink(self._connection, sink)
+            if sink_facts is not None:
+                self._check_sink(sink, sink_facts)
+        return self._findings, Resolved(source, facts, writer, sink_facts)
+
+    async def _check_source(self, source: UserTable, facts: TableFacts) -> None:
+        self._require(facts.select, "SELECT", facts, "table")
+        for setting, assignments in (("done", source.done), ("failed", source.failed)):
+            if assignments is None:
+                continue
+            columns = assigned_columns(assignments)
+            missing = [name for name in columns if name in facts.table.columns and name not in facts.updatable]
+            self._require(not missing, f"UPDATE ({', '.join(missing)})", facts, setting)
+        if not facts.select:
+            return
+        before = len(self._findings.faults)
+        await self._try("pending", source.sweep_end)
+        if len(self._findings.faults) > before:
+            return  # every other statement contains it
+        await self._try("done", source.complete)
+        if source.fail is not None:
+            await self._try("failed", source.fail)
+        if source.query is not None:
+            await self._check_query(source)
+        await self._advise_index(source, facts)
+
+    async def _check_query(self, source: UserTable) -> None:
+        """The query must be one SELECT that has the key among its columns, each column once."""
+        prepared = await self._try("query", f"SELECT * FROM (\n{source.query}\n) AS q")
+        if prepared is None:
+            return
+        names = [attribute.name for attribute in prepared.get_attributes()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            self._fault("query", f"gives {', '.join(map(repr, twice))} more than once", "name each column once (AS ...)")
+        absent = [column.name for column in source.key if column.name not in names]
+        if absent:
+            self._fault("query", f"does not give the key {', '.join(map(repr, absent))}", "add it to the SELECT list")
+        if not twice and not absent:
+            await self._try("query", source.query_rows)
+
+    def _check_sink(self, sink: TableSink, facts: TableFacts) -> None:
+        self._require(bool(facts.insertable), "INSERT", facts, "sink")
+        if sink.key is not None:
+            self._require(facts.select and bool(facts.updatable), "SELECT, UPDATE", facts, "sink")
+
+    async def _try(self, setting: str, sql: str) -> Any:
+        """Have the server read a statement; what it complains about is a fault of the setting."""
+        await self._connection.execute("SAVEPOINT etl_check")
+        try:
+            return await self._connection.prepare(sql)
+        except asyncpg.PostgresError as error:
+            if classify(error) is Fault.infrastructure:
+                raise
+            await self._connection.execute("ROLLBACK TO SAVEPOINT etl_check")
+            hint = getattr(error, "hint", None)
+            self._fault(setting, str(error), hint or "correct the SQL")
+            return None
+
+    async def _advise_index(self, source: UserTable, facts: TableFacts) -> None:
+        """On a large table the claim wants a partial index on the key of pending rows."""
+        plan = await self._connection.fetchval(f"EXPLAIN (FORMAT JSON) {source.sweep_end}")
+        rows = await self._connection.fetchval("SELECT greatest(reltuples, 0)::float8 FROM pg_class WHERE oid = $1", facts.oid)
+        used = [node["Index Name"] for node in _nodes(plan[0]["Plan"]) if "Index Name" in node]
+        partial = await self._connection.fetchval(
+            "SELECT bool_or(i.indpred IS NOT NULL) FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
+            " WHERE i.indrelid = $1 AND c.relname = ANY ($2::text[])",
+            facts.oid,
+            used,
+        )
+        if partial or (rows or 0) < _SMALL_TABLE:
+            return
+        key = ", ".join(quote_identifier(column.name) for column in source.key)
+        condition = " ".join(source.pending.split())
+        self._findings.advice.append(
+            f"job {self._pipeline.name}: {rows:,.0f} rows in {facts.table.identity} and no partial index for the claim:"
+            f" CREATE INDEX CONCURRENTLY ON {facts.table.sql} ({key}) WHERE {condition};"
+        )
+
+    def _require(self, granted: bool, privilege: str, facts: TableFacts, setting: str) -> None:
+        if not granted:
+            problem = f"no privilege {privilege} on {facts.table.identity}"
+            self._fault(setting, problem, f"GRANT {privilege} ON {facts.table.sql} TO the database user of this program")
+
+    def _fault(self, setting: str, problem: str, remedy: str) -> None:
+        self._findings.faults.append(
+            ConfigurationError(problem, job=self._pipeline.name, setting=setting, remedy=remedy)
+        )
+
+    @asynccontextmanager
+    async def _noting(self) -> Any:
+        await self._connection.execute("SAVEPOINT etl_check")
+        try:
+            yield
+        except ConfigurationError as error:
+            self._fault(error.setting or "", error.problem, error.remedy or "")
+        except asyncpg.PostgresError as error:
+            if classify(error) is Fault.infrastructure:
+                raise
+            await self._connection.execute("ROLLBACK TO SAVEPOINT etl_check")
+            self._fault("query", str(error), "correct the SQL")
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
