@@ -13,16 +13,13 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from etl.config import Settings
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Blocker, RunRequest, WorkerIdentity
+from etl.core.ports import Blocker, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.sink import TableSink
 from etl.core.trigger import ClockTrigger
-from etl.errors import ConfigurationError
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
 from etl.postgres.check import Findings, check, checked, count_pending
@@ -42,15 +39,16 @@ from etl.runtime.resources import Resources
 from etl.runtime.runner import Manner, Runner, Tools
 from etl.runtime.worker import Worker
 from etl.sinks.delivery import Delivery
-from etl.telemetry.tracing import OpenTelemetryTracing
 
 # Threads for sync processors and sinks; they mostly wait.
 _THREADS = 64
+# Where a project's own server lives.
+EMBEDDED = ".etl"
 
 
-def start_embedded(settings: Settings, folder: Path) -> EmbeddedServer | None:
-    """The project's own server, started, when no other is set."""
-    return None if settings.database_url else EmbeddedServer(folder / ".etl").start()
+def start_embedded(folder: Path) -> EmbeddedServer:
+    """The project's own server, started."""
+    return EmbeddedServer(folder / EMBEDDED).start()
 
 
 def connection_settings(settings: Settings, dsn: str) -> ConnectionSettings:
@@ -87,7 +85,7 @@ class HandControls:
 class Application:
     """Everything one process needs, wired to one database."""
 
-    def __init__(self, settings: Settings, database: Database, tracing: OpenTelemetryTracing) -> None:
+    def __init__(self, settings: Settings, database: Database, tracing: Tracing) -> None:
         self.settings = settings
         self.database = database
         self.tracing = tracing
@@ -96,9 +94,7 @@ class Application:
         self.worker = WorkerIdentity(uuid4(), socket.gethostname(), os.getpid())
         self._binder = PostgresBinder(database)
 
-    async def run_job(
-        self, pipeline: Pipeline, hand: HandControls, *, limit: int | None = None
-    ) -> Run | Blocker:
+    async def run_job(self, pipeline: Pipeline, hand: HandControls, *, limit: int | None = None) -> Run | Blocker:
         """Run a job here and now, unless a run of it is active. Raises `ConfigurationError` before anything happens."""
         await checked(self.database, pipeline)
         request = RunRequest(uuid4(), pipeline.name, MANUAL, overlap_key=pipeline.name, row_limit=limit)
@@ -119,14 +115,9 @@ class Application:
     ) -> Replayed:
         """Process rows in quarantine again; they have been handled when this returns.
 
-        Raises `ConfigurationError` for a job whose rows do not live in a table.
+        Raises `ConfigurationError` before anything happens.
         """
-        resolved = await checked(self.database, pipeline)
-        table = resolved.source
-        if table is None:
-            raise ConfigurationError(
-                "its rows do not live in a table and cannot be read again", job=pipeline.name, remedy="send the events anew"
-            )
+        table = (await checked(self.database, pipeline)).source
         if not await self.issues.count(pipeline.name, error, run_id):
             return Replayed(None, 0, 0)
         request = RunRequest(uuid4(), pipeline.name, REPLAY, overlap_key=pipeline.name)
@@ -213,7 +204,7 @@ class Application:
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, dsn: str, tracing: OpenTelemetryTracing, *, check_schema: bool = True
+    settings: Settings, dsn: str, tracing: Tracing, *, check_schema: bool = True
 ) -> AsyncIterator[Application]:
     """An application on an open database. Raises `ConfigurationError` or `DatabaseUnavailableError`."""
     database = Database(connection_settings(settings, dsn))
@@ -222,7 +213,10 @@ async def open_application(
         if check_schema:
             await migrator.check_version(database, migrator.known_migrations())
         yield Application(settings, database, tracing)
-    except asyncpg.PostgresError as error:
-        raise explain(error) from error
+    except Exception as error:
+        explained = explain(error)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
         await database.close()

@@ -1,4 +1,4 @@
-"""Settings: flags win over the environment (ETL_...), that over `etl.toml` or [tool.etl] in pyproject.toml, that over defaults."""
+"""Settings: flags, then ETL_... variables, then etl.toml or [tool.etl] of pyproject.toml, then defaults."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(f"{_where(each['loc'])}: {_plain(each['msg'])}" for each in error.errors(include_input=False))
+        problems = "; ".join(
+            f"{_where(each['loc'])}: {_plain(each['msg'])}" for each in error.errors(include_input=False)
+        )
         raise ConfigurationError(
             problems, setting="settings", remedy="see ETL_... variables, etl.toml and [tool.etl] in pyproject.toml"
         ) from None

@@ -84,7 +84,8 @@ def jobs_folder() -> Path:
 def flights_job() -> Pipeline:
     """The job of the demonstration, wherever one stands."""
     spec = importlib.util.spec_from_file_location("etl_demo_flights", jobs_folder() / "flights.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     job = module.flights
@@ -155,7 +156,9 @@ def read_csv(path: Path, columns: dict[str, Reader]) -> Iterator[list[Any]]:
             reader = csv.reader(stream)
             header = next(reader, [])
             if header != list(columns):
-                raise _refusal(path, f"the header is {','.join(header)[:80] or 'missing'}", f"it must be {','.join(columns)}")
+                raise _refusal(
+                    path, f"the header is {','.join(header)[:80] or 'missing'}", f"it must be {','.join(columns)}"
+                )
             for cells in reader:
                 yield _read_line(path, reader.line_num, cells, columns)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:

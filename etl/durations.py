@@ -21,7 +21,7 @@ def parse_duration(value: Duration) -> timedelta:
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"{value!r} is not a duration: use seconds, a timedelta, or text such as '30s' or '5m'")
+        raise ValueError(f"{value!r} is not a duration: use seconds, a timedelta, or text such as '30s' or '5m'")  # noqa: TRY004
     else:
         seconds = _seconds(value)
     if not math.isfinite(seconds) or seconds < 0 or seconds > timedelta.max.total_seconds():

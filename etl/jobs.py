@@ -20,7 +20,7 @@ from etl.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class BrokenModule:
-    """A module whose jobs are out of service, and why: a refused declaration as one line, anything else as traceback."""
+    """A module whose jobs are out of service, and why: a refused declaration as one line, else a traceback."""
 
     module: str
     problem: str
@@ -114,9 +114,8 @@ def _collect(module: ModuleType, found: FoundJobs) -> None:
             found.modules[value.name] = module.__name__
         elif known is not None and known is not value:
             del found.pipelines[value.name]
-            problem = (
-                f"two jobs are named {value.name!r}: {known.declared_at} and {value.declared_at} (rename one; neither runs)"
-            )
+            places = f"{known.declared_at} and {value.declared_at}"
+            problem = f"two jobs are named {value.name!r}: {places} (rename one; neither runs)"
             found.broken.append(BrokenModule(module.__name__, problem))
 
 
@@ -133,7 +132,11 @@ def _declared_at(error: BaseException, module: str) -> str:
     for frame in traceback.extract_tb(error.__traceback__):
         if "/etl/core/" in frame.filename or "/etl/sources/" in frame.filename or "/etl/triggers/" in frame.filename:
             break
-        if not frame.filename.startswith("<") and "/etl/jobs.py" not in frame.filename and "importlib" not in frame.filename:
+        if (
+            not frame.filename.startswith("<")
+            and "/etl/jobs.py" not in frame.filename
+            and "importlib" not in frame.filename
+        ):
             place = f"{frame.filename}:{frame.lineno}"
     return place
 

@@ -20,7 +20,7 @@ SELECT f.*, origin.tzone AS origin_zone, dest.tzone AS dest_zone, dest.faa AS kn
 """
 
 
-class UnknownAirport(Exception):
+class UnknownAirport(Exception):  # noqa: N818 - reads as what is wrong, and `etl replay --error` takes it
     """An airport that `airport` does not have, or has without a time zone: somebody must add it."""
 
 
@@ -82,7 +82,11 @@ def repeated(instant: datetime, tz: ZoneInfo) -> datetime | None:
     """The second instant with the same clock time, when the clock in `tz` is put back in between."""
     local = instant.astimezone(tz)
     second = local.replace(fold=1).astimezone(UTC)
-    return second if second > instant and second.astimezone(tz).replace(tzinfo=None) == local.replace(tzinfo=None) else None
+    return (
+        second
+        if second > instant and second.astimezone(tz).replace(tzinfo=None) == local.replace(tzinfo=None)
+        else None
+    )
 
 
 def delay_class(minutes: int) -> str:

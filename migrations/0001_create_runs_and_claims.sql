@@ -133,6 +133,7 @@ CREATE TABLE etl.row_issue (
     traceback       text,
     attempts        integer NOT NULL,
     payload         jsonb,
+    exact           boolean NOT NULL DEFAULT true, -- whether the payload reads back as the value it was
     opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_at          timestamptz,
     closed_at       timestamptz,

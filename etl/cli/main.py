@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from etl.cli import running, viewing
-from etl.cli.session import handled, say, settings_here, show, show_json, with_application
+from etl.cli.session import handled, say, settings_here, show, with_application
 from etl.core.run import EXIT_MISUSE
 from etl.postgres import migrator
 from etl.telemetry.tracing import package_version
@@ -121,7 +121,9 @@ def worker() -> None:
 @handled
 def runs(
     job: AnyJob = None,
-    status: Annotated[list[str] | None, typer.Option(help="Only runs that ended so; may be given several times.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only runs that ended so; may be given several times.")
+    ] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many.")] = 20,
     json: Json = False,
 ) -> None:
@@ -135,7 +137,9 @@ def runs(
 @app.command()
 @handled
 def report(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run id or its beginning; default: the newest.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run id or its beginning; default: the newest.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a run did, on one screen.

@@ -104,8 +104,6 @@ def work(settings: Settings) -> int:
 def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
     """Load the flights, run the job, and say what to do next."""
     path = flights or demo.jobs_folder() / DEFAULT_FLIGHTS
-    if not settings.database_url:
-        say(f"no ETL_DATABASE_URL: using an embedded Postgres in {Path.cwd() / '.etl'}")
 
     async def main(application: Application) -> int:
         say(f"loading {path.name} into flights_inbox")
@@ -129,7 +127,13 @@ def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
 
 def _next_steps(run: Run) -> None:
     name = program()
-    lines = ["", "The flights are in the table `flight`. To look around:", "", f"   {name} runs", f"   {name} quarantine flights"]
+    lines = [
+        "",
+        "The flights are in the table `flight`. To look around:",
+        "",
+        f"   {name} runs",
+        f"   {name} quarantine flights",
+    ]
     if run.counts.quarantined:
         lines += [
             "",
@@ -180,7 +184,7 @@ async def _told(application: Application, name: str, outcome: Run | Blocker | No
     else:
         report = await PostgresReportStore(application.database).report(outcome.run_id)
         if report is not None:
-            show(render_report(report))
+            show(render_report(report, program=program()))
     return exit_code(outcome.state)
 
 
@@ -213,4 +217,3 @@ def _progress_of(progress: Progress, task: TaskID) -> Callable[[Counts], None]:
         progress.update(task, completed=counts.accounted, rate=rate)
 
     return on_progress
-

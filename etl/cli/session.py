@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import difflib
+import functools
 import json
-import logging
 import shutil
 import signal
 import sys
@@ -18,7 +17,7 @@ import typer
 from rich.console import Console
 
 from etl import demo
-from etl.app import Application, open_application, start_embedded
+from etl.app import EMBEDDED, Application, open_application, start_embedded
 from etl.config import Settings, load_settings
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_FAILED, EXIT_MISUSE
@@ -26,6 +25,7 @@ from etl.core.sanitise import redact, showable
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
 from etl.jobs import FoundJobs, find_jobs
 from etl.postgres import migrator
+from etl.postgres.embedded import EmbeddedServer
 from etl.telemetry.logs import set_up_logging
 from etl.telemetry.tracing import set_up_tracing
 
@@ -131,9 +131,7 @@ def with_application(settings: Settings, work: Work[T], *, migrate: bool = False
 
     `migrate`: bring the schema up to date first. `schema=False`: do not even look at it.
     """
-    server = start_embedded(settings, Path.cwd())
-    if server is not None:
-        logging.getLogger("etl").debug("embedded Postgres in %s", Path.cwd() / ".etl")
+    server = _embedded(settings, Path.cwd())
     tracing = set_up_tracing()
     try:
         dsn = server.dsn() if server is not None else settings.database_url
@@ -153,6 +151,16 @@ def with_application(settings: Settings, work: Work[T], *, migrate: bool = False
         tracing.close()
         if server is not None:
             server.stop()
+
+
+def _embedded(settings: Settings, folder: Path) -> EmbeddedServer | None:
+    """The project's own server if no other is set, and a word about it when it is made."""
+    if settings.database_url:
+        return None
+    fresh = not (folder / EMBEDDED).exists()
+    if fresh:
+        say(f"no ETL_DATABASE_URL: making an embedded Postgres in {folder / EMBEDDED}")
+    return start_embedded(folder)
 
 
 def on_signals(first: Callable[[], None], second: Callable[[], None]) -> None:

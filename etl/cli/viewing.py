@@ -10,7 +10,7 @@ from uuid import UUID
 
 from etl import demo
 from etl.app import Application
-from etl.cli.session import jobs_here, say, show, show_json, with_application
+from etl.cli.session import jobs_here, program, say, show, show_json, with_application
 from etl.config import Settings
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_DONE, EXIT_MISUSE, Run, RunState
@@ -22,7 +22,8 @@ from etl.jobs import FoundJobs
 from etl.postgres.check import Findings
 from etl.postgres.issues import key_text
 from etl.postgres.report_store import PostgresReportStore
-from etl.reports.facts import report_facts, run_facts, table
+from etl.reports.columns import columns
+from etl.reports.facts import report_facts, run_facts
 from etl.reports.terminal import render_report
 
 
@@ -53,7 +54,13 @@ def check(settings: Settings, name: str | None, json: bool) -> int:
         show([f"FAULT  {fault}" for fault in faults])
         show([f"advice {text}" for text in advice])
         if not faults and not broken:
-            show([f"{len(findings)} jobs, no faults" if findings else "no jobs found"])
+            show(
+                [
+                    f"{len(findings)} {'job' if len(findings) == 1 else 'jobs'}, no faults"
+                    if findings
+                    else "no jobs found"
+                ]
+            )
     return EXIT_MISUSE if faults or broken else EXIT_DONE
 
 
@@ -81,10 +88,16 @@ def jobs(settings: Settings, json: bool) -> int:
         show_json([*facts, *({"name": None, "enabled": False, **each} for each in broken)])
     elif facts:
         rows = [
-            [each["name"], each["source"], each["sink"], "; ".join(each["triggers"].values()) or "by hand", each["next_at"] or "-"]
+            [
+                each["name"],
+                each["source"],
+                each["sink"],
+                "; ".join(each["triggers"].values()) or "by hand",
+                each["next_at"] or "-",
+            ]
             for each in facts
         ]
-        show(table(["job", "source", "sink", "triggers", "next (UTC)"], rows))
+        show(columns([["job", "source", "sink", "triggers", "next (UTC)"], *rows]))
     else:
         say("no jobs found: put job modules in jobs/, or name their packages in the setting jobs")
     return EXIT_MISUSE if found.broken else EXIT_DONE
@@ -117,13 +130,15 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
     known = [str(state) for state in RunState]
     for word in status or ():
         if word not in known:
-            raise ConfigurationError(f"{word!r} is not a state of a run", setting="--status", remedy=f"use {', '.join(known)}")
+            raise ConfigurationError(
+                f"{word!r} is not a state of a run", setting="--status", remedy=f"use {', '.join(known)}"
+            )
     listed = with_application(settings, lambda application: application.store.list(job, status or None, limit))
     if json:
         show_json([run_facts(run) for run in listed])
     elif listed:
         header = ["run", "job", "status", "trigger", "started (UTC)", "took", "claimed", "written", "quarantined"]
-        show(table(header, [_run_row(run) for run in listed], right=(5, 6, 7, 8)))
+        show(columns([header, *map(_run_row, listed)], right=(5, 6, 7, 8)))
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
 
@@ -153,14 +168,12 @@ def report(settings: Settings, run: str | None, json: bool) -> None:
         if json:
             show_json(report_facts(found))
         else:
-            show(render_report(found))
+            show(render_report(found, program=program()))
 
     with_application(settings, main)
 
 
-def quarantine(
-    settings: Settings, job: str | None, error: str | None, run: str | None, limit: int, json: bool
-) -> None:
+def quarantine(settings: Settings, job: str | None, error: str | None, run: str | None, limit: int, json: bool) -> None:
     """Rows that were set aside, newest first."""
 
     async def main(application: Application) -> None:
@@ -172,7 +185,7 @@ def quarantine(
             show_json([_issue_facts(row) for row in rows])
         elif rows:
             header = ["key", "job", "error", "stage", "attempts", "since (UTC)", "run", "message"]
-            show(table(header, [_issue_row(row) for row in rows], right=(4,)))
+            show(columns([header, *map(_issue_row, rows)], right=(4,)))
             if len(rows) == limit:
                 say(f"the newest {limit}; more with -n")
         else:
@@ -182,7 +195,9 @@ def quarantine(
 
 
 def _issue_facts(row: Any) -> dict[str, Any]:
-    facts = {name: row[name] for name in ("job", "source", "key", "state", "stage", "error_type", "message", "traceback")}
+    facts = {
+        name: row[name] for name in ("job", "source", "key", "state", "stage", "error_type", "message", "traceback")
+    }
     return facts | {
         "attempts": row["attempts"],
         "run_id": str(row["run_id"]),

@@ -1,6 +1,6 @@
 """What kind of fault an SQLSTATE is, and so who has to act on it. A pure table.
 
-Source: PostgreSQL manual, appendix "PostgreSQL Error Codes"; the reading per class is ours (docs/explanation/claims.md).
+Source: PostgreSQL manual, appendix "PostgreSQL Error Codes"; the reading per class is ours.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from etl.errors import ConfigurationError
 
-
 _E = TypeVar("_E", bound=StrEnum)
 
 

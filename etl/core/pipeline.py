@@ -44,7 +44,9 @@ class Pipeline:
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{name!r} is not a job name", setting="Pipeline", remedy="use letters, digits, '_', '-' and '.', at most 100"
+                f"{name!r} is not a job name",
+                setting="Pipeline",
+                remedy="use letters, digits, '_', '-' and '.', at most 100",
             )
         self.name = name
         self.source = self._checked_source(source)
@@ -80,7 +82,9 @@ class Pipeline:
                 raise self._refusal("sink", f"part {number} is a sink but not the last part", "a pipeline has one sink")
             processor = as_processor(part)
             if processor is None:
-                raise self._refusal("processors", f"part {number}, {part!r}, is not a processor", "give a function or instance")
+                raise self._refusal(
+                    "processors", f"part {number}, {part!r}, is not a processor", "give a function or instance"
+                )
             processors.append(processor)
         return tuple(processors), parts[-1]
 

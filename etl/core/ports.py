@@ -130,8 +130,18 @@ class BatchSource(Protocol):
         """Give back ranges of vanished holders whose jobs nobody runs any more; returns how many."""
 
 
+class AskedBack(NamedTuple):
+    """An event in quarantine that a replay takes: its key and what the cycle had brought."""
+
+    key: list[str]
+    event: Any
+
+
 class EventRecorder(Protocol):
     """Records batches of a source that has a `cycle()` of its own."""
+
+    async def asked_back(self) -> list[AskedBack]:
+        """Events in quarantine that this run was asked to replay."""
 
     async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
         """Write and record a batch of events, once."""

@@ -52,10 +52,14 @@ class FunctionProcessor(Processor):
         name = getattr(function, "__name__", type(function).__name__)
         if not callable(function) or not _takes_two(function):
             raise ConfigurationError(
-                f"{name!r} cannot be called with (context, row)", setting="processor", remedy=f"def {name}(context, row)"
+                f"{name!r} cannot be called with (context, row)",
+                setting="processor",
+                remedy=f"def {name}(context, row)",
             )
         if retry is not None and not isinstance(retry, Retry):
-            raise ConfigurationError(f"retry={retry!r} is not a policy", setting=name, remedy="use retry=Retry(attempts=3)")
+            raise ConfigurationError(
+                f"retry={retry!r} is not a policy", setting=name, remedy="use retry=Retry(attempts=3)"
+            )
         self._function = function
         self.retry = retry
         self.batch = batch

@@ -35,26 +35,32 @@ def verdict(run: Run) -> str:
     counts = run.counts
     if run.lost:
         return "The process that ran this shows no sign of life; another one will take over."
+    handled = _rows(counts.claimed - counts.released)
     match run.state:
         case RunState.queued:
             return "Waits to be started."
         case RunState.running:
             return f"Is running: {_rows(counts.claimed)} claimed so far, {_number(counts.written)} written."
-        case RunState.succeeded if counts.claimed == 0:
-            return "Finished; nothing was pending."
         case RunState.succeeded:
-            return f"Finished: {_number(counts.written)} of {_rows(counts.claimed)} written{_rest(run)}."
+            return _finished(run)
         case RunState.partial:
             return f"Finished, {_number(counts.quarantined)} of {_rows(counts.claimed)} set aside in quarantine."
         case RunState.timed_out:
-            return f"Stopped by its timeout after {_rows(counts.claimed - counts.released)}."
+            return f"Stopped by its timeout after {handled}."
         case RunState.cancelled:
-            return f"Stopped on request ({run.error or 'no reason given'}) after {_rows(counts.claimed - counts.released)}."
+            return f"Stopped on request ({run.error or 'no reason given'}) after {handled}."
         case RunState.crashed:
             return f"Its process died with {_rows(counts.released)} in hand; they go to whoever takes over."
         case RunState.failed:
-            return f"Failed after {_rows(counts.claimed - counts.released)}: {run.error_type or 'error'}."
+            return f"Failed after {handled}: {run.error_type or 'error'}."
     raise AssertionError(run.state)
+
+
+def _finished(run: Run) -> str:
+    counts = run.counts
+    if counts.claimed == 0:
+        return "Finished; nothing was pending."
+    return f"Finished: {_number(counts.written)} of {_rows(counts.claimed)} written{_rest(run)}."
 
 
 def _rest(run: Run) -> str:

@@ -62,5 +62,5 @@ class Retry:
 
 
 def full_jitter(attempt: int, *, first: float, cap: float, rand: Callable[[], float] = random.random) -> float:
-    """Seconds to wait after failure number `attempt` (from 1): evenly drawn from [0, min(cap, first * 2**(attempt-1))]."""
+    """Seconds to wait after failure number `attempt` (from 1): even over [0, min(cap, first * 2**(attempt-1))]."""
     return rand() * min(cap, first * 2.0 ** min(attempt - 1, 60))

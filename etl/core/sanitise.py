@@ -22,10 +22,11 @@ MESSAGE_LIMIT = 2_000  # characters
 TRACEBACK_LIMIT = 8_000  # characters
 PAYLOAD_LIMIT = 64_000  # characters of JSON
 
+_NAMES = "password|passwd|pgpassword|secret|token|api[_-]?key"
 _SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(@)", re.I), r"\1***\2"),
-    (re.compile(r"""(\b(?:password|passwd|pgpassword|secret|token|api[_-]?key)\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)""", re.I), r"\1***"),
-    (re.compile(r"(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}", re.I), r"\1***"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(@)", re.IGNORECASE), r"\1***\2"),
+    (re.compile(rf"""(\b(?:{_NAMES})\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)""", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\1***"),
 )  # fmt: skip
 
 _MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/|/asyncio/|/concurrent/futures/")

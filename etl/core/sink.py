@@ -40,7 +40,9 @@ class TableSink(Sink):
 
     def __init__(self, table: str, key: str | tuple[str, ...] | None = None) -> None:
         if not isinstance(table, str) or not table:
-            raise ConfigurationError(f"table={table!r} is not a name", setting=type(self).__name__, remedy="name a table")
+            raise ConfigurationError(
+                f"table={table!r} is not a name", setting=type(self).__name__, remedy="name a table"
+            )
         self.table = table
         self.key = None if key is None else key_columns(key, type(self).__name__)
 
@@ -57,7 +59,9 @@ def key_columns(key: Any, setting: str) -> tuple[str, ...]:
     """Read `key=`: a column name or a sequence of them. Raises `ConfigurationError`."""
     columns = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, (tuple, list)) else ()
     if not columns or not all(isinstance(column, str) and column for column in columns):
-        raise ConfigurationError(f"key={key!r} is not a column", setting=setting, remedy="use key='id' or key=('a', 'b')")
+        raise ConfigurationError(
+            f"key={key!r} is not a column", setting=setting, remedy="use key='id' or key=('a', 'b')"
+        )
     if len(set(columns)) != len(columns):
         raise ConfigurationError(f"key={key!r} names a column twice", setting=setting, remedy="name each column once")
     return columns

@@ -44,6 +44,7 @@ class PostgresBinder:
                 worker=worker,
                 writer=resolved.writer,
                 sink_name=pipeline.sink.name,
+                replay=run.trigger == REPLAY,
             )
             return Bound(None, events)
         assert isinstance(pipeline.source, TableSource)
@@ -115,9 +116,7 @@ class ClaimedTable:
 
     async def dead_holders(self) -> list[UUID]:
         """Runs that hold rows of this source although their lease is over."""
-        rows = await self._database.unit(
-            lambda connection: connection.fetch(statement("find_dead_holders"), self.name)
-        )
+        rows = await self._database.unit(lambda connection: connection.fetch(statement("find_dead_holders"), self.name))
         return [row["run_id"] for row in rows]
 
     async def free_abandoned(self) -> int:

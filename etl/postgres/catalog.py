@@ -15,9 +15,17 @@ from etl.postgres.statements import statement
 # Types whose btree order is total and whose text form reads back as the same value (with the session settings of
 # `database`). Floats are left out: NaN and rounding make poor keys.
 ORDERED_TYPES = frozenset(
-    "int2 int4 int8 numeric text varchar bpchar uuid date timestamp timestamptz time bytea name".split()
+    {"int2", "int4", "int8", "numeric", "text", "varchar", "bpchar", "name", "bytea", "uuid"}
+    | {"date", "time", "timestamp", "timestamptz"}
 )
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a type", "i": "an index"}
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "c": "a type",
+    "i": "an index",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,9 @@ async def find_table(connection: Connection, name: str, *, setting: str = "table
         raise _unknown(name, await _nearest(connection, name), setting)
     if found["kind"] not in ("r", "p"):
         remedy = "name the table whose rows wait; read through a view with query="
-        raise ConfigurationError(f"{name!r} is {_KINDS.get(found['kind'], 'not a table')}", setting=setting, remedy=remedy)
+        raise ConfigurationError(
+            f"{name!r} is {_KINDS.get(found['kind'], 'not a table')}", setting=setting, remedy=remedy
+        )
     return await _facts(connection, found)
 
 
@@ -99,7 +109,13 @@ async def _facts(connection: Connection, found: asyncpg.Record) -> TableFacts:
         deferred_constraints=found["deferrable"],
     )
     return TableFacts(
-        table, found["oid"], indexes, frozenset(updatable), frozenset(insertable), found["has_children"], found["may_select"]
+        table,
+        found["oid"],
+        indexes,
+        frozenset(updatable),
+        frozenset(insertable),
+        found["has_children"],
+        found["may_select"],
     )
 
 
@@ -137,7 +153,9 @@ def resolve_key(facts: TableFacts, wanted: tuple[str, ...] | None) -> tuple[Colu
             raise ConfigurationError(f"column {column.name!r} may be null", setting="key", remedy=remedy)
         if column.base not in ORDERED_TYPES and column.kind != "e":
             remedy = "use a column of a type such as bigint, uuid, text, date or timestamptz"
-            raise ConfigurationError(f"column {column.name!r} of type {column.base} has no order", setting="key", remedy=remedy)
+            raise ConfigurationError(
+                f"column {column.name!r} of type {column.base} has no order", setting="key", remedy=remedy
+            )
     if facts.has_children:
         remedy = "declare partitions, or claim from the child tables"
         raise ConfigurationError(f"table {table.identity} has inheritance children", setting="key", remedy=remedy)

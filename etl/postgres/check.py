@@ -117,7 +117,9 @@ class _Check:
         names = [attribute.name for attribute in prepared.get_attributes()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            self._fault("query", f"gives {', '.join(map(repr, twice))} more than once", "name each column once (AS ...)")
+            self._fault(
+                "query", f"gives {', '.join(map(repr, twice))} more than once", "name each column once (AS ...)"
+            )
         absent = [column.name for column in source.key if column.name not in names]
         if absent:
             self._fault("query", f"does not give the key {', '.join(map(repr, absent))}", "add it to the SELECT list")
@@ -145,7 +147,9 @@ class _Check:
     async def _advise_index(self, source: UserTable, facts: TableFacts) -> None:
         """On a large table the claim wants a partial index on the key of pending rows."""
         plan = await self._connection.fetchval(f"EXPLAIN (FORMAT JSON) {source.sweep_end}")
-        rows = await self._connection.fetchval("SELECT greatest(reltuples, 0)::float8 FROM pg_class WHERE oid = $1", facts.oid)
+        rows = await self._connection.fetchval(
+            "SELECT greatest(reltuples, 0)::float8 FROM pg_class WHERE oid = $1", facts.oid
+        )
         used = [node["Index Name"] for node in _nodes(plan[0]["Plan"]) if "Index Name" in node]
         partial = await self._connection.fetchval(
             "SELECT bool_or(i.indpred IS NOT NULL) FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
@@ -165,7 +169,9 @@ class _Check:
     def _require(self, granted: bool, privilege: str, facts: TableFacts, setting: str) -> None:
         if not granted:
             problem = f"no privilege {privilege} on {facts.table.identity}"
-            self._fault(setting, problem, f"GRANT {privilege} ON {facts.table.sql} TO the database user of this program")
+            self._fault(
+                setting, problem, f"GRANT {privilege} ON {facts.table.sql} TO the database user of this program"
+            )
 
     def _fault(self, setting: str, problem: str, remedy: str) -> None:
         self._findings.faults.append(

@@ -1,4 +1,4 @@
-"""JSON in and out of Postgres: strict about what has no JSON form, so that a bad value is a row's failure and not a guess."""
+"""JSON in and out of Postgres: what has no JSON form is refused, never guessed at."""
 
 from __future__ import annotations
 
@@ -53,5 +53,9 @@ async def set_codecs(connection: asyncpg.Connection[Any]) -> None:
         "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
     )
     await connection.set_type_codec(
-        "json", schema="pg_catalog", encoder=lambda value: encode_json(value).encode(), decoder=orjson.loads, format="binary"
+        "json",
+        schema="pg_catalog",
+        encoder=lambda value: encode_json(value).encode(),
+        decoder=orjson.loads,
+        format="binary",
     )

@@ -73,7 +73,10 @@ class Database:
             self._begin += "".join(f"; SET LOCAL {name} = '{value}'" for name, value in settings.session().items())
 
     async def open(self) -> None:
-        """Make the pool and one connection. Raises `ConfigurationError` or `DatabaseUnavailableError`, never with a secret."""
+        """Make the pool and one connection.
+
+        Raises `ConfigurationError` or `DatabaseUnavailableError`, never with a secret in it.
+        """
         pooled = self.settings.pooled
         try:
             self._pool = await asyncpg.create_pool(
@@ -92,7 +95,9 @@ class Database:
                 version = connection.get_server_version()
                 if version.major * 10000 < MINIMUM_SERVER:
                     raise ConfigurationError(
-                        f"the server is PostgreSQL {version.major}", setting="ETL_DATABASE_URL", remedy="use 15 or newer"
+                        f"the server is PostgreSQL {version.major}",
+                        setting="ETL_DATABASE_URL",
+                        remedy="use 15 or newer",
                     )
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
             await self.close()
@@ -116,7 +121,9 @@ class Database:
                 await connection.execute(self._begin)
                 yield connection
                 if await connection.execute("COMMIT") != "COMMIT":
-                    raise asyncpg.InFailedSQLTransactionError("an error inside the transaction was swallowed; rolled back")
+                    raise asyncpg.InFailedSQLTransactionError(
+                        "an error inside the transaction was swallowed; rolled back"
+                    )
             except BaseException as error:
                 await _abandon(connection, error)
                 raise
@@ -173,7 +180,9 @@ def unreachable(error: BaseException) -> Exception:
     text = redact(str(error)).strip() or type(error).__name__
     remedy = "check ETL_DATABASE_URL"
     if isinstance(error, (OSError, TimeoutError)):
-        return DatabaseUnavailableError(f"no connection to the database: {text} ({remedy}: host, port, is the server up?)")
+        return DatabaseUnavailableError(
+            f"no connection to the database: {text} ({remedy}: host, port, is the server up?)"
+        )
     if classify(error) is Fault.infrastructure:
         return DatabaseUnavailableError(f"the database does not take connections now: {text}")
     if "unsupported startup parameter" in text:

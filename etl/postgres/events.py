@@ -13,12 +13,12 @@ import asyncpg
 
 from etl.core.batch import Batch, Processed
 from etl.core.counts import Counts
-from etl.core.ports import WorkerIdentity
+from etl.core.ports import AskedBack, WorkerIdentity
 from etl.core.sanitise import json_payload
 from etl.errors import RunLostError
 from etl.postgres.completion import Completion, Finishing, RowWriter
 from etl.postgres.database import Connection, Database
-from etl.postgres.quarantine import Quarantine
+from etl.postgres.quarantine import Quarantine, Snapshot
 from etl.postgres.statements import statement
 
 
@@ -34,13 +34,22 @@ class EventLog:
         worker: WorkerIdentity,
         writer: RowWriter | None,
         sink_name: str,
+        replay: bool,
     ) -> None:
         self._database = database
+        self._replay = replay
         self._job = job
         self._run_id = run_id
         self._worker = worker
         self._writer = writer
         self._sink_name = sink_name
+
+    async def asked_back(self) -> list[AskedBack]:
+        """Events in quarantine that this run was asked to replay."""
+        rows = await self._database.unit(
+            lambda connection: connection.fetch(statement("list_asked_back"), self._run_id)
+        )
+        return [AskedBack(row["key"], row["payload"]) for row in rows]
 
     async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
         """Write and record a batch of events, once. Raises `RunLostError` when the run was ended by somebody else."""
@@ -51,7 +60,7 @@ class EventLog:
             writer=self._writer,
             sink_name=self._sink_name,
             judge=judge,
-            issues=False,
+            issues=self._replay,
         )
         return await _EventCompletion(self._database, finishing, batch, processed, self._worker).run()
 
@@ -103,8 +112,9 @@ class _EventCompletion(Completion):
 class _EventQuarantine(Quarantine):
     """Events have no row to look at again: the payload is what the cycle brought."""
 
-    async def _unchanged(self, positions: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
-        return {position: (None, json_payload(self._batch.rows[position]).json) for position in positions}
+    async def _unchanged(self, positions: Sequence[int]) -> dict[int, Snapshot]:
+        payloads = {position: json_payload(self._batch.rows[position]) for position in positions}
+        return {position: Snapshot(None, text.json, text.exact) for position, text in payloads.items()}
 
     async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
         return {}

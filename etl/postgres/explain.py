@@ -20,7 +20,7 @@ _REMEDIES = {
 
 
 def explain(error: BaseException) -> BaseException:
-    """The error as `ConfigurationError` with a remedy where the server's complaint is about what somebody wrote down."""
+    """The error as `ConfigurationError` with a remedy, where it is about what somebody wrote down."""
     if not isinstance(error, asyncpg.PostgresError) or classify(error) is not Fault.configuration:
         return error
     hint = getattr(error, "hint", None)

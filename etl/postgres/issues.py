@@ -35,14 +35,18 @@ class PostgresIssues:
         return {row["error_type"]: row["rows"] for row in rows}
 
     async def mark_for_replay(
-        self, table: UserTable, job: str, replay: UUID, error: str | None, run_id: UUID | None
+        self, table: UserTable | None, job: str, replay: UUID, error: str | None, run_id: UUID | None
     ) -> tuple[int, int]:
-        """Ask the run `replay` to take matching open issues: (issues it will take, issues whose row is gone)."""
+        """Ask the run `replay` to take matching open issues: (issues it will take, issues whose row is gone).
+
+        Without a table the rows are events, which come back as they were recorded.
+        """
 
         async def mark(connection: Connection) -> tuple[int, int]:
-            marked = await connection.fetch(statement("mark_for_replay"), replay, job, table.name, error, run_id)
-            if not marked:
-                return 0, 0
+            source = table.name if table is not None else f"job:{job}"
+            marked = await connection.fetch(statement("mark_for_replay"), replay, job, source, error, run_id)
+            if not marked or table is None:
+                return len(marked), 0
             keys = [row["key"] for row in marked]
             columns = [[key[part] for key in keys] for part in range(len(table.key))]
             existing = {row[0] for row in await connection.fetch(table.existing, *columns)}

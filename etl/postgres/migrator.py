@@ -22,6 +22,7 @@ from etl.postgres.statements import statement
 
 _LOCK = 0x65746C_6D6967  # "etl mig", one constant for the product
 _POLL_SECONDS = 0.05
+_RECORD = "INSERT INTO etl.migration (version, name, sha256) VALUES ({0.version}, '{0.name}', '{0.sha256}');"
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
@@ -46,10 +47,11 @@ def migrations_folder() -> Path:
 
 def known_migrations(folder: Path | None = None) -> list[Migration]:
     """The migrations this program carries, in order."""
-    found = []
-    for path in sorted((folder or migrations_folder()).glob("*.sql")):
-        if match := _FILE_NAME.fullmatch(path.name):
-            found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
+    found = [
+        Migration(int(match[1]), match[2], path.read_text(encoding="utf-8"))
+        for path in sorted((folder or migrations_folder()).glob("*.sql"))
+        if (match := _FILE_NAME.fullmatch(path.name))
+    ]
     if not found:
         raise SchemaVersionError("the migrations are missing from this installation", remedy="reinstall pg-etl")
     return found
@@ -62,8 +64,7 @@ def as_sql(migrations: Sequence[Migration]) -> str:
         parts += [
             f"-- {migration.version:04d} {migration.name}",
             migration.sql.strip(),
-            "INSERT INTO etl.migration (version, name, sha256) VALUES "
-            f"({migration.version}, '{migration.name}', '{migration.sha256}');",
+            _RECORD.format(migration),
         ]
     return "\n\n".join([*parts, "COMMIT;"]) + "\n"
 
@@ -134,6 +135,7 @@ def _pending(migrations: Sequence[Migration], recorded: dict[int, str]) -> list[
     for migration in migrations:
         if recorded.get(migration.version, migration.sha256) != migration.sha256:
             raise SchemaVersionError(
-                f"migration {migration.version:04d} was changed after it was applied", remedy="restore the released file"
+                f"migration {migration.version:04d} was changed after it was applied",
+                remedy="restore the released file",
             )
     return [migration for migration in migrations if migration.version not in recorded]

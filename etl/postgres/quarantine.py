@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,15 @@ from etl.postgres.database import Connection
 from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A row as it is set aside: its version, and its content as JSON text (`exact`: reads back as the same)."""
+
+    version: str | None = None
+    payload: str | None = None
+    exact: bool = True
 
 
 class Quarantine:
@@ -40,25 +50,27 @@ class Quarantine:
         rows = await self._unchanged(sorted(failures))
         marked = await self._mark(sorted(rows))
         for position, version in marked.items():
-            rows[position] = (version, rows[position][1])
+            rows[position] = replace(rows[position], version=version)
         positions = sorted(rows)
         await self._close_issues("supersede_issues", positions)
-        await self._insert("open", None, positions, failures, rows, held=[position not in marked for position in positions])
+        await self._insert(
+            "open", None, positions, failures, rows, held=[position not in marked for position in positions]
+        )
         return positions
 
     async def defer(self, failures: Mapping[int, Failure], delay: timedelta) -> None:
         """Let rows come back by themselves after `delay`."""
         positions = sorted(failures)
         await self._close_issues("supersede_issues", positions)
-        rows: dict[int, tuple[str | None, str | None]] = {position: (None, None) for position in positions}
+        rows = dict.fromkeys(positions, Snapshot())
         await self._insert("deferred", delay.total_seconds(), positions, failures, rows, held=[True] * len(positions))
 
     async def _close_issues(self, how: str, positions: Sequence[int]) -> None:
         keys = [self._batch.key_json(position) for position in positions]
         await self._connection.execute(statement(how), self._job, self._batch.source, keys, self._run_id)
 
-    async def _unchanged(self, positions: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
-        """Position -> (version, payload as JSON text) of rows that are as they were claimed."""
+    async def _unchanged(self, positions: Sequence[int]) -> dict[int, Snapshot]:
+        """Rows that are still as they were claimed, by position."""
         assert self._table is not None
         parameters, sql = self._parameters(positions), self._table.unchanged()
         try:
@@ -67,7 +79,7 @@ class Quarantine:
             if classify(error) is not Fault.data:
                 raise
             rows = await self._connection.fetch(self._table.unchanged(payload=False), *parameters)
-        return {positions[row[0]]: (row[1], _bounded(row[2])) for row in rows}
+        return {positions[row[0]]: Snapshot(row[1], _bounded(row[2])) for row in rows}
 
     async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
         """Mark rows as failed in the source, where the job says how; position -> new version of those marked."""
@@ -105,7 +117,7 @@ class Quarantine:
         due_in: float | None,
         positions: Sequence[int],
         failures: Mapping[int, Failure],
-        rows: Mapping[int, tuple[str | None, str | None]],
+        rows: Mapping[int, Snapshot],
         *,
         held: list[bool],
     ) -> None:
@@ -119,14 +131,15 @@ class Quarantine:
             state,
             due_in,
             [self._batch.key_json(position) for position in positions],
-            [rows[position][0] for position in positions],
+            [rows[position].version for position in positions],
             held,
             [failure.stage for failure in chosen],
             [failure.error.type for failure in chosen],
             [failure.error.message for failure in chosen],
             [failure.error.traceback for failure in chosen],
             [failure.attempts for failure in chosen],
-            [rows[position][1] for position in positions],
+            [rows[position].payload for position in positions],
+            [rows[position].exact for position in positions],
         )
 
     def _parameters(self, positions: Sequence[int]) -> list[Any]:

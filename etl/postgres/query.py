@@ -29,7 +29,9 @@ async def base_table_of(connection: Connection, query: str, key: tuple[str, ...]
     tables = {relations.get(alias) for alias in aliases if alias}
     table = tables.pop() if len(tables) == 1 and len(aliases) == 1 else None
     if table is None:
-        raise ConfigurationError("the query does not show which table its key comes from", setting="query", remedy=remedy)
+        raise ConfigurationError(
+            "the query does not show which table its key comes from", setting="query", remedy=remedy
+        )
     return table
 
 

@@ -48,18 +48,14 @@ class PostgresReportStore:
     async def resolve_run(self, text: str | None, job: str | None = None) -> UUID:
         """A run by its id, the beginning of it, or (None) the newest one. Raises `ConfigurationError` otherwise."""
         if text is None:
-            rows = await self._database.unit(
-                lambda connection: connection.fetch(statement("list_runs"), job, None, 1)
-            )
+            rows = await self._database.unit(lambda connection: connection.fetch(statement("list_runs"), job, None, 1))
             if not rows:
                 raise ConfigurationError("no run is recorded yet", setting="RUN", remedy="start one: etl run JOB")
             return UUID(str(rows[0]["run_id"]))
         prefix = text.strip().lower()
         if not re.fullmatch(r"[0-9a-f-]{4,36}", prefix):
             raise ConfigurationError(f"{text!r} is not a run id", setting="RUN", remedy="see: etl runs")
-        rows = await self._database.unit(
-            lambda connection: connection.fetch(statement("find_runs_by_prefix"), prefix)
-        )
+        rows = await self._database.unit(lambda connection: connection.fetch(statement("find_runs_by_prefix"), prefix))
         if len(rows) != 1:
             problem = f"several runs begin with {text!r}" if rows else f"no run {text!r}"
             raise ConfigurationError(problem, setting="RUN", remedy="see: etl runs")

@@ -32,7 +32,12 @@ class PostgresRunStore:
                 return outcome
 
     async def start_queued(
-        self, jobs: Sequence[str], worker: WorkerIdentity, lease: timedelta, in_hand: Sequence[UUID], only: UUID | None = None
+        self,
+        jobs: Sequence[str],
+        worker: WorkerIdentity,
+        lease: timedelta,
+        in_hand: Sequence[UUID],
+        only: UUID | None = None,
     ) -> Run | None:
         """Start the oldest queued run of these jobs here (or run `only`)."""
 
@@ -93,7 +98,9 @@ class PostgresRunStore:
     async def list(self, job: str | None, states: Sequence[str] | None, limit: int) -> Sequence[Run]:
         """Runs, newest first."""
         rows = await self._database.unit(
-            lambda connection: connection.fetch(statement("list_runs"), job, None if states is None else [*states], limit)
+            lambda connection: connection.fetch(
+                statement("list_runs"), job, None if states is None else [*states], limit
+            )
         )
         return [run_of(row) for row in rows]
 
@@ -173,7 +180,8 @@ async def _reap_one(connection: Connection, only: Sequence[UUID] | None) -> Run 
         return None
     revoked = await connection.fetchrow(statement("expire_batches"), run_id)
     assert revoked is not None
-    error = f"the process {judged['pid']} on {judged['host']} stopped renewing its lease; it ran out at {judged['lease_until']}"
+    process = f"process {judged['pid']} on {judged['host']}"
+    error = f"the {process} stopped renewing its lease, which ran out at {judged['lease_until']}"
     run = await _end(connection, run_id, RunEnd(RunState.crashed, "LeaseExpired", error))
     if revoked["revoked"]:
         heir = uuid4()

@@ -158,7 +158,9 @@ def _refuse_unfit(column: Column, cells: Sequence[Any]) -> None:
     elif column.base == _INSTANT:
         for cell in cells:
             if (isinstance(cell, datetime) and cell.tzinfo is None) or type(cell) is date:
-                raise ValueRefusedError(f"column {column.name!r}: {cell.isoformat()} has no time zone, so it is no instant")
+                raise ValueRefusedError(
+                    f"column {column.name!r}: {cell.isoformat()} has no time zone, so it is no instant"
+                )
 
 
 def _refused_argument(error: Exception, columns: Sequence[str]) -> ValueRefusedError | None:

@@ -64,13 +64,14 @@ class UserTable:
 
     @cached_property
     def claim_state(self) -> str:
-        """$1 token, $2 source, $3 job, $4 key after which to look (or null) -> known, expired, issues, holders, reserved."""
+        """$1 token, $2 source, $3 job, $4 key to look after (or null) -> known, expired, issues, holders, reserved."""
         hi = self._key_of_json("b.hi")
         return f"""
 SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
        (SELECT b.token FROM etl.batch b WHERE b.source = $2 AND b.job = $3 AND b.state = 'expired'
          ORDER BY b.opened_at, b.number LIMIT 1) AS expired,
-       EXISTS (SELECT 1 FROM etl.row_issue i WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')) AS issues,
+       EXISTS (SELECT 1 FROM etl.row_issue i
+                WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')) AS issues,
        ARRAY(SELECT DISTINCT b.run_id::text FROM etl.batch b
               WHERE b.source = $2 AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL) AS holders,
        ARRAY(SELECT jsonb_build_array(b.lo, b.hi) FROM etl.batch b
@@ -80,7 +81,7 @@ SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
 """
 
     def next_rows(self, *, after: bool, before: bool) -> str:
-        """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, then (`after`, `before`) exclusive bounds."""
+        """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, then exclusive bounds as asked for."""
         bounds = [f"{self._row} <= {self._key_of_json('$5::jsonb')}"]
         number = 6
         for wanted, comparison in ((after, ">"), (before, "<")):
@@ -101,7 +102,9 @@ SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
         """keys -> ordinal (from 1) and the query's columns, for the keys the query answers."""
         assert self.query is not None
         row = quote_identifier("etl:query")
-        matches = " AND ".join(f"{row}.{quote_identifier(c.name)} = {self._handled_key(c, n)}" for n, c in self._numbered)
+        matches = " AND ".join(
+            f"{row}.{quote_identifier(c.name)} = {self._handled_key(c, n)}" for n, c in self._numbered
+        )
         return f"""
 SELECT {_HANDLED}.{_ORDINAL}, {row}.*
   FROM {self._handled(versions=False)}
@@ -123,7 +126,7 @@ SELECT {_HANDLED}.{_ORDINAL}, {row}.*
         return None if self.failed is None else self._mark(self.failed)
 
     def unchanged(self, *, payload: bool = True) -> str:
-        """keys, versions -> (position from 0, version, payload as JSON text) of the rows that are as they were claimed."""
+        """keys, versions -> (position from 0, version, payload as JSON text) of the rows still as they were claimed."""
         content = f"to_jsonb({self._alias}.*)::text" if payload else "NULL::text"
         return f"""
 SELECT {_HANDLED}.{_ORDINAL} - 1, {self._alias}.xmin::text, {content}
@@ -145,7 +148,7 @@ SELECT {_HANDLED}.{_ORDINAL} - 1
 
     @cached_property
     def lockable(self) -> str:
-        """keys, versions -> positions of the rows that are as they were claimed and that no other session has locked."""
+        """keys, versions -> positions of the rows still as they were claimed and not locked by another session."""
         return f"""
 SELECT {_HANDLED}.{_ORDINAL} - 1
   FROM {self._handled()}
@@ -281,7 +284,7 @@ def _folded(name: str) -> str:
 
 def _split_top_level(text: str) -> list[str]:
     """Split SQL at commas outside parentheses, quotes and comments; comments are dropped."""
-    parts, depth, start, position = [""], 0, 0, 0
+    parts, depth, position = [""], 0, 0
     while position < len(text):
         end = _end_of_quoted(text, position)
         piece = text[position:end]

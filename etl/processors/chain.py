@@ -18,7 +18,7 @@ from etl.core.context import BatchContext, Context
 from etl.core.ports import Tracing
 from etl.core.processor import Processor, is_async
 from etl.core.stages import StageCounts, histogram
-from etl.processors.retrying import GaveUp, call_again
+from etl.processors.retrying import GaveUpError, call_again
 
 
 class Item(NamedTuple):
@@ -66,7 +66,9 @@ class _Stage:
         """Whether a first call that raised this is worth another."""
         return self.retry is not None and self.retry.attempts > 1 and isinstance(error, self.retry.on)
 
-    async def call_each(self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError) -> _Done:
+    async def call_each(
+        self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError
+    ) -> _Done:
         """The first call for each item, in order; (item, result) of those that returned."""
         if self._async:
             return await self._await_each(items, context, seconds, on_error)
@@ -84,7 +86,9 @@ class _Stage:
             stop.set()  # the thread cannot be stopped, but it need not begin another row
             raise
 
-    async def _await_each(self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError) -> _Done:
+    async def _await_each(
+        self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError
+    ) -> _Done:
         target, clock = self._target, time.perf_counter
         done: _Done = []
         for item in items:
@@ -252,7 +256,7 @@ class Passage:
 
         try:
             result = await call_again(call, stage.retry, raised.error, started=raised.started)
-        except GaveUp as given_up:
+        except GaveUpError as given_up:
             self._fail(item, given_up.error, given_up.attempts, position)
         else:
             await self._advance(self._follow([(item, result)], position), position + 1)
@@ -273,10 +277,10 @@ class Passage:
         """Call a batch processor; on failure halve the list until the rows it fails on stand alone."""
         try:
             return await self._call_whole(items, position, retry=True)
-        except GaveUp as given_up:
+        except GaveUpError as given_up:
             return await self._halve(items, given_up, position)
 
-    async def _halve(self, items: list[Item], given_up: GaveUp, position: int) -> _Done:
+    async def _halve(self, items: list[Item], given_up: GaveUpError, position: int) -> _Done:
         if len(items) == 1:
             self._fail(items[0], given_up.error, given_up.attempts, position)
             return []
@@ -285,12 +289,12 @@ class Passage:
             try:
                 # Only a row that stands alone is worth waiting for again.
                 results += await self._call_whole(half, position, retry=len(half) == 1)
-            except GaveUp as again:
+            except GaveUpError as again:
                 results += await self._halve(half, again, position)
         return results
 
     async def _call_whole(self, items: list[Item], position: int, *, retry: bool) -> _Done:
-        """(item, result) pairs of one call with all items. Raises `GaveUp`."""
+        """(item, result) pairs of one call with all items. Raises `GaveUpError`."""
         stage = self._stages[position]
         ordinals = [item.ordinal for item in items]
         values = [item.value for item in items]
@@ -304,7 +308,7 @@ class Passage:
             results = await call(1)
         except Exception as error:
             if not retry or not stage.grants_retry(error):
-                raise GaveUp(error, 1) from error
+                raise GaveUpError(error, 1) from error
             assert stage.retry is not None
             for item in items:
                 self._count_retry(item, position)

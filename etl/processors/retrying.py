@@ -23,7 +23,7 @@ from tenacity import (
 from etl.core.retry import Retry
 
 
-class GaveUp(Exception):
+class GaveUpError(Exception):
     """The last attempt failed too."""
 
     def __init__(self, error: BaseException, attempts: int) -> None:
@@ -37,7 +37,7 @@ async def call_again(
 ) -> Any:
     """Repeat `call(attempt)` by the policy, given that attempt 1 raised `first_error`.
 
-    `started` is the `time.perf_counter()` of the first call. Returns the result; raises `GaveUp` with the last error.
+    `started` is the `time.perf_counter()` of the first call. Raises `GaveUpError` with the last error.
     """
     attempts = 1
 
@@ -57,7 +57,7 @@ async def call_again(
     try:
         return await retrying(attempt)
     except Exception as error:
-        raise GaveUp(error, attempts) from error
+        raise GaveUpError(error, attempts) from error
 
 
 def _stop(policy: Retry, started: float) -> Callable[[RetryCallState], bool]:

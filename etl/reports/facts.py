@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -95,16 +94,6 @@ def report_facts(report: RunReport) -> dict[str, Any]:
             for group in report.errors
         ],
     }
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
-    """Aligned text columns; those in `right` (by number) flush right."""
-    all_rows = [list(header), *map(list, rows)]
-    widths = [max(len(row[column]) for row in all_rows) for column in range(len(header))]
-    return [
-        "  ".join(cell.rjust(w) if n in right else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in all_rows
-    ]  # fmt: skip
 
 
 def _time(moment: datetime | None) -> str | None:

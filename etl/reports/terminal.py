@@ -10,13 +10,14 @@ from etl.core.run import REPLAY, Run, RunState
 from etl.core.sanitise import showable
 from etl.core.stages import StageCounts, quantile
 from etl.durations import format_duration
+from etl.reports.columns import columns
 
 WIDTH = 100
 _GROUPS = 8
 
 
-def render_report(report: RunReport, *, width: int = WIDTH) -> list[str]:
-    """The report as lines of at most about `width` characters."""
+def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl") -> list[str]:
+    """The report as lines of at most about `width` characters; commands to type begin with `program`."""
     run = report.run
     lines = [
         f"{run.job}   run {run.run_id}   {str(run.state).upper()}",
@@ -30,7 +31,7 @@ def render_report(report: RunReport, *, width: int = WIDTH) -> list[str]:
     lines += ["", *_books(run)]
     if report.errors:
         lines += ["", *_errors(report.errors, width)]
-    if follow := _follow_up(report):
+    if follow := _follow_up(report, program):
         lines += ["", *follow]
     return [line.rstrip() for line in lines]
 
@@ -53,11 +54,7 @@ def _when(run: Run) -> str:
 def _stage_table(stages: Sequence[StageCounts]) -> list[str]:
     header = ["stage", "in", "out", "filtered", "retried", "quarantined", "p50 / p95", "busy"]
     rows = [header, *(_stage_row(stage) for stage in stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return [
-        " " + "  ".join(cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]  # fmt: skip
+    return [f" {line}" for line in columns(rows, right=range(1, len(header)))]
 
 
 def _stage_row(stage: StageCounts) -> list[str]:
@@ -112,7 +109,8 @@ def _books(run: Run) -> list[str]:
         books = f"BOOKS DO NOT BALANCE: {sums}, {counts.claimed - counts.accounted:+,} unaccounted for"
     lines = [f" {books}"]
     if run.duration_s and counts.claimed:
-        lines.append(f" {counts.claimed / run.duration_s:,.0f} rows/s in {counts.batches:,} batches")
+        batches = f"{counts.batches:,} {'batch' if counts.batches == 1 else 'batches'}"
+        lines.append(f" {counts.claimed / run.duration_s:,.0f} rows/s in {batches}")
     return lines
 
 
@@ -130,16 +128,16 @@ def _errors(groups: Sequence[ErrorGroup], width: int) -> list[str]:
     return lines
 
 
-def _follow_up(report: RunReport) -> list[str]:
+def _follow_up(report: RunReport, program: str) -> list[str]:
     run = report.run
     commands = []
     still_open = [group for group in report.errors if group.open_rows]
     if still_open:
-        commands.append(f"etl quarantine {run.job} --run {str(run.run_id)[:8]}")
+        commands.append(f"{program} quarantine {run.job} --run {str(run.run_id)[:8]}")
         types = dict.fromkeys(group.error_type for group in still_open)
-        commands += [f"etl replay {run.job} --error {name}" for name in list(types)[:3]]
+        commands += [f"{program} replay {run.job} --error {name}" for name in list(types)[:3]]
     elif run.state in (RunState.failed, RunState.timed_out, RunState.cancelled) and run.trigger != REPLAY:
-        commands.append(f"etl run {run.job}")
+        commands.append(f"{program} run {run.job}")
     return [" next", *(f"   {command}" for command in commands)] if commands else []
 
 

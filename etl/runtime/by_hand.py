@@ -65,7 +65,7 @@ class Starter:
             lease = self._lease.total_seconds()
             names = ", ".join(str(run_id) for run_id in run_ids)
             self._tell(f"run {names} shows no sign of life; taking over in {min(probation, lease):.0f} s")
-        while self._heartbeat.probation_left() > 0 and not self._stopping():
+        while self._heartbeat.probation_left() > 0 and not self._stopping():  # noqa: ASYNC110 - it depends on a clock
             await asyncio.sleep(min(_LOOK_AGAIN, self._heartbeat.probation_left()))
         if not self._stopping():
             await self._store.reap(run_ids)

@@ -31,6 +31,8 @@ logger = logging.getLogger("etl.run")
 STRAGGLER_SECONDS = 1.0
 # How often, and how patiently, a sink outside the database that cannot be reached is tried again for one batch.
 SINK_ATTEMPTS = 8
+# Events replayed in one transaction.
+EVENTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +85,24 @@ class DrivenPipeline:
         recorder = self._bound.events
         if recorder is None:
             raise ConfigurationError(
-                "process() is for sources with a cycle() of their own", job=self._run.job, remedy="use claim() and finish()"
+                "process() is for sources with a cycle() of their own",
+                job=self._run.job,
+                remedy="use claim() and finish()",
             )
-        self._event_number += 1
         ordinals = range(self._claimed, self._claimed + len(events))
-        self._claimed += len(events)
-        batch = Batch(
-            token=uuid4(),
-            number=self._event_number,
-            source=f"job:{self._run.job}",
-            rows=list(events),
-            keys=[[str(self._run.run_id)] * len(events), [str(n) for n in ordinals]],
-            versions=[0] * len(events),
-        )
-        async with self._drive.gate.enter(alone=False):
-            await self._finish_events(recorder, batch)
+        keys = [[str(self._run.run_id)] * len(events), [str(n) for n in ordinals]]
+        await self._finish_events(recorder, list(events), keys)
+
+    async def replay_events(self) -> None:
+        """In place of a cycle: events that were set aside, as they were brought then."""
+        recorder = self._bound.events
+        assert recorder is not None
+        asked = await recorder.asked_back()
+        for start in range(0, len(asked), EVENTS_AT_ONCE):
+            await self.ready()
+            part = asked[start : start + EVENTS_AT_ONCE]
+            keys = [[back.key[n] for back in part] for n in range(len(part[0].key))]
+            await self._finish_events(recorder, [back.event for back in part], keys)
 
     async def claim(self) -> Batch | None:
         """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
@@ -153,7 +158,9 @@ class DrivenPipeline:
     def _table(self) -> BatchSource:
         if self._bound.source is None:
             raise ConfigurationError(
-                "claim() is for table sources", job=self._run.job, remedy="send events with self.pipeline.process(event)"
+                "claim() is for table sources",
+                job=self._run.job,
+                remedy="send events with self.pipeline.process(event)",
             )
         return self._bound.source
 
@@ -208,7 +215,7 @@ class DrivenPipeline:
         self._stragglers.add(asyncio.create_task(self._straggle(passage, waiting, carry, leave)))
 
     def _must_wait(self, batch: Batch, waiting: int) -> bool:
-        """Whether rows in retry hold up their batch: near the end, under suspicion, or when there are too many already."""
+        """Whether rows in retry hold up their batch: at the end, under suspicion, or when there are too many."""
         most = int(getattr(self._pipeline.source, "batch_size", 1))
         return self._control.stopping or must_be_alone(batch.crashes) or self._straggling_rows + waiting > most
 
@@ -263,7 +270,15 @@ class DrivenPipeline:
             self._undecided.pop(token, None)
         self._count(counts)
 
-    async def _finish_events(self, recorder: EventRecorder, batch: Batch) -> None:
+    async def _finish_events(self, recorder: EventRecorder, events: list[Any], keys: list[list[str]]) -> None:
+        self._event_number += 1
+        self._claimed += len(events)
+        source = f"job:{self._run.job}"
+        batch = Batch(uuid4(), self._event_number, source, rows=events, keys=keys, versions=[0] * len(events))
+        async with self._drive.gate.enter(alone=False):
+            await self._pass_events(recorder, batch)
+
+    async def _pass_events(self, recorder: EventRecorder, batch: Batch) -> None:
         context = self._context(batch)
         with self._drive.tracing.span("etl.batch", **{"etl.batch.number": batch.number, "etl.rows": len(batch)}):
             passage = self._drive.chain.passage(batch, context, self._drive.tracing)
@@ -300,10 +315,10 @@ class DrivenPipeline:
         if not counts.quarantined:
             return
         quarantined = self.counts.quarantined + sum(self._undecided.values())
-        if self._pipeline.quota.exceeded(quarantined, self._claimed):
-            raise TooManyQuarantinedError(
-                f"{quarantined} of {self._claimed} rows would be in quarantine, max_quarantined is {self._pipeline.quota}"
-            )
+        quota = self._pipeline.quota
+        if quota.exceeded(quarantined, self._claimed):
+            problem = f"{quarantined} of {self._claimed} rows would be in quarantine"
+            raise TooManyQuarantinedError(f"{problem}, max_quarantined is {quota}")
 
     def _raise_if_lost(self) -> None:
         if self._control.lost:
@@ -333,4 +348,4 @@ def _killed(batch: Batch) -> Processed:
     """Rows that were alone when their process died, for the last time."""
     message = f"the process died {batch.crashes} times while it handled this row, the last time nothing else"
     failure = Failure("process", ErrorText("ProcessDied", message, ""), attempts=batch.crashes)
-    return Processed(failures={position: failure for position in range(len(batch))})
+    return Processed(failures=dict.fromkeys(range(len(batch)), failure))

@@ -33,7 +33,7 @@ class SuspectGate:
             await (self._leave_alone() if alone else self._leave_shared())
 
     async def extend(self) -> Callable[[], Awaitable[None]]:
-        """A share beyond the end of the one the caller holds, for work that goes on by itself; call the answer to end it."""
+        """A further share for a holder whose work goes on by itself; call the answer to end it."""
         async with self._changed:
             self._sharing += 1
         return self._leave_shared

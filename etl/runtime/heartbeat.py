@@ -100,7 +100,12 @@ class Heartbeat:
     async def _beat_until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
         awake = asyncio.Event()
-        self._wake = lambda: None if loop.is_closed() else loop.call_soon_threadsafe(awake.set)
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(awake.set)
+
+        self._wake = wake
         while not self._stopped.is_set():
             try:
                 async with self._open_renewer() as renewer:
@@ -155,7 +160,7 @@ class Heartbeat:
             self._pinged_at = time.monotonic()
             loop.call_soon_threadsafe(self._pong)
         elif time.monotonic() - self._pinged_at > self._lease:
-            frame = sys._current_frames().get(self._work_thread)
+            frame = sys._current_frames().get(self._work_thread)  # noqa: SLF001 - there is no other way to a thread's stack
             stack = "".join(traceback.format_stack(frame, limit=8)) if frame else ""
             logger.warning("the event loop is blocked for %.1f s by:\n%s", time.monotonic() - self._pinged_at, stack)
 

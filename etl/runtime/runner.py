@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
-from etl.core.run import Run, RunState
+from etl.core.run import REPLAY, Run, RunState
 from etl.core.sanitise import describe_exception
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError, RunLostError
 from etl.runtime.control import RunControl, RunStoppingError
@@ -129,7 +129,10 @@ class Runner:
         source = pipeline.source.bound(driven)
         try:
             try:
-                await _call_cycle(source.cycle, run)
+                if run.trigger == REPLAY and bound.source is None:
+                    await driven.replay_events()
+                else:
+                    await _call_cycle(source.cycle, run)
             except* RunStoppingError:
                 driven.cut_short = True
             await driven.settle()
@@ -150,7 +153,9 @@ class Runner:
         if isinstance(explained, EtlError):
             logger.error("run failed: %s", told.message, extra={"etl": _facts(run, "failing")})
         else:
-            logger.error("run failed: %s: %s\n%s", told.type, told.message, told.traceback, extra={"etl": _facts(run, "failing")})
+            logger.error(
+                "run failed: %s: %s\n%s", told.type, told.message, told.traceback, extra={"etl": _facts(run, "failing")}
+            )
         if isinstance(error, RunLostError):
             return RunEnd(RunState.crashed, told.type, told.message)
         return RunEnd(RunState.failed, told.type, told.message)
@@ -180,7 +185,9 @@ async def _call_cycle(cycle: Callable[..., Awaitable[None]], run: Run) -> None:
     strange = [name for name in run.arguments if name not in named]
     if strange:
         raise ConfigurationError(
-            f"cycle() does not take {', '.join(map(repr, strange))}", job=run.job, remedy="add **kwargs or the parameter"
+            f"cycle() does not take {', '.join(map(repr, strange))}",
+            job=run.job,
+            remedy="add **kwargs or the parameter",
         )
     await cycle(**{name: value for name, value in offered.items() if name in named})
 
@@ -231,4 +238,3 @@ def _facts(run: Run, event: str) -> dict[str, Any]:
         if run.error:
             facts |= {"error_type": run.error_type, "error": run.error}
     return facts
-

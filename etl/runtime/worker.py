@@ -1,4 +1,4 @@
-"""The worker process: fires triggers, starts runs as capacity allows, ends runs of dead processes, drains on SIGTERM."""
+"""The worker process: fires triggers, starts runs as capacity allows, ends dead runs, drains on SIGTERM."""
 
 from __future__ import annotations
 

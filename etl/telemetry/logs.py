@@ -39,7 +39,7 @@ class TerminalFormatter(logging.Formatter):
     """`03:05:00 run ended  flights partial 27,004 claimed ...`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         facts = _facts(record)
         shown = " ".join(f"{name}={facts[name]}" for name in _SHOWN if facts.get(name) is not None)
@@ -73,3 +73,4 @@ def set_up_logging(*, level: int = logging.INFO, stream: TextIO | None = None) -
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    logging.getLogger("etl.postgres.embedded").setLevel(max(level, logging.WARNING))

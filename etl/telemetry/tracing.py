@@ -44,7 +44,11 @@ class OpenTelemetrySpan:
             told = describe_exception(error)
             self._span.add_event(
                 "exception",
-                {"exception.type": told.type, "exception.message": told.message, "exception.stacktrace": told.traceback},
+                {
+                    "exception.type": told.type,
+                    "exception.message": told.message,
+                    "exception.stacktrace": told.traceback,
+                },
             )
             self._span.set_attribute("error.type", told.type)
             text = f"{told.type}: {told.message}"
@@ -103,7 +107,7 @@ def _exporter() -> SpanExporter | None:
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return None
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
     except ImportError:
         logger.warning("spans are not exported: install the extra with: pip install 'pg-etl[otlp]'")
         return None

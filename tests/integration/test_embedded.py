@@ -444,8 +444,10 @@ def test_a_start_waits_for_what_a_killed_postmaster_left_computing(root: Path) -
 def stranger() -> Iterator[str]:
     """A live process of the server's own account, which Postgres itself would take for a rival."""
     with subprocess.Popen(["sleep", "60"], **run_as(server_account())) as process:
-        yield str(process.pid)
-        process.kill()
+        try:
+            yield str(process.pid)
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager

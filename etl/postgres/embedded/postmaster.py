@@ -132,10 +132,10 @@ class Postmaster:
 
     def _serves(self, process: psutil.Process) -> bool:
         try:
-            if process.status() == psutil.STATUS_ZOMBIE or process.uids().real != self.account.uid:
+            if process.uids().real != self.account.uid:
                 return False
             command = process.cmdline()
-        except psutil.Error:
+        except psutil.Error:  # ended, or a zombie
             return False
         if not command or "postgres" not in Path(command[0]).name:
             return False

@@ -1,0 +1,137 @@
+"""A real server for the whole test run, and a fresh migrated database for each test that asks for one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from pytest_postgresql import factories
+from pytest_postgresql.config import get_config
+from pytest_postgresql.executors import NoopExecutor
+
+from etl.app import connection_settings
+from etl.config import Settings
+from etl.postgres import migrator
+from etl.postgres.database import Database
+from etl.postgres.embedded import EmbeddedServer
+from tests.kit import Project
+
+LEASE = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class Where:
+    """One test's database."""
+
+    host: str
+    port: int
+    user: str
+    password: str | None
+    database: str
+
+    @property
+    def dsn(self) -> str:
+        """The URL for asyncpg and for ETL_DATABASE_URL."""
+        secret = f":{self.password}" if self.password else ""
+        return f"postgresql://{self.user}{secret}@/{self.database}?host={self.host}&port={self.port}"
+
+
+@pytest.fixture(scope="session")
+def embedded_server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """One throw-away server shared by all xdist workers, unless --postgresql-host names one."""
+    if request.config.getoption("postgresql_host"):
+        yield _external(request)
+        return
+    temporary = Path(tempfile.gettempdir())
+    for abandoned in temporary.glob("etl-test-*"):
+        EmbeddedServer.reap(abandoned)
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+    # A short path: the name of a Unix socket must stay under about 100 bytes.
+    base = temporary / ("etl-test-" + hashlib.sha256(run.encode()).hexdigest()[:10])
+    server = EmbeddedServer(base, durable=False)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        if EmbeddedServer.reap(base):
+            shutil.rmtree(base, ignore_errors=True)
+
+
+def _external(request: pytest.FixtureRequest) -> Any:
+    config = get_config(request)
+
+    class External:
+        host, port, user = config.host, config.port or 5432, config.user
+        password, options = config.password, config.options
+        maintenance_dbname, template_dbname = config.maintenance_dbname, None
+
+    NoopExecutor(
+        host=config.host,
+        port=config.port or 5432,
+        user=config.user,
+        password=config.password,
+        dbname=config.dbname,
+        options=config.options,
+        maintenance_dbname=config.maintenance_dbname,
+    )
+    return External
+
+
+def _migrate(*, host: str, port: int, user: str, dbname: str, password: str | None, **_: Any) -> None:
+    """Make pytest-postgresql's template a migrated database, by the real migrator."""
+    where = Where(host, port, user, password, dbname)
+
+    async def apply() -> None:
+        database = Database(connection_settings(Settings(), where.dsn))
+        await database.open()
+        try:
+            await migrator.apply(database, migrator.known_migrations())
+        finally:
+            await database.close()
+
+    asyncio.run(apply())
+
+
+_template = factories.postgresql_noproc(depends_on="embedded_server", dbname="etl_tests", load=[_migrate])
+_clone = factories.postgresql("_template")
+
+
+@pytest.fixture
+def where(_clone: Any) -> Where:
+    """A fresh migrated database of this test's own."""
+    info = _clone.info
+    return Where(info.host, info.port, info.user, info.password or None, info.dbname)
+
+
+@pytest.fixture
+async def db(where: Where) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A plain connection to the test's database: what the user sees."""
+    connection = await asyncpg.connect(where.dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def database(where: Where) -> AsyncIterator[Database]:
+    """The framework's own pool on the test's database, with a short lease."""
+    opened = Database(connection_settings(Settings(lease=LEASE), where.dsn))
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def project(where: Where, tmp_path: Path) -> Project:
+    """An empty project on the test's database."""
+    return Project(tmp_path, where.dsn, {"lease": f"{LEASE.total_seconds():g}s"})
