@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from etl.cli import running, viewing
+from etl.cli.psql import psql as run_psql
 from etl.cli.session import handled, say, settings_here, show, with_application
 from etl.core.run import EXIT_MISUSE
 from etl.postgres import migrator
@@ -178,6 +179,16 @@ def replay(
     Example: etl replay flights --error UnknownAirport
     """
     raise typer.Exit(running.replay(settings_here(), job, error, run, json))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h"]})
+@handled
+def psql(context: typer.Context) -> None:
+    """Open psql on the project's database, the embedded one included; arguments go to psql.
+
+    Example: etl psql -c "SELECT * FROM etl.run_view"
+    """
+    raise typer.Exit(run_psql(settings_here(), context.args))
 
 
 def main() -> None:
