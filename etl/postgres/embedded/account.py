@@ -38,6 +38,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
+        """Whether the moment is over."""
         return time.monotonic() >= self._at
 
     def pause(self) -> bool:

@@ -37,14 +37,17 @@ class Binaries:
 
     @property
     def major(self) -> int:
+        """18 for 18.4: what decides whether a data directory fits."""
         return _major(self.version)
 
     @property
     def initdb(self) -> str:
+        """The program that makes a data directory."""
         return str(self.folder / "initdb")
 
     @property
     def postgres(self) -> str:
+        """The program that serves one."""
         return str(self.folder / "postgres")
 
     def within_reach_of(self, account: ServerAccount, state: Path) -> Binaries:

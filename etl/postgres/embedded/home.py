@@ -35,6 +35,7 @@ class Home:
 
     @classmethod
     def find(cls, root: Path) -> Self:
+        """Where it is, or would be; nothing is made. Raises ConfigurationError where it is another OS user's."""
         state = _linked_state(root) or root
         return cls(root, state, ServerAccount.for_data(state / "data"))
 
@@ -68,6 +69,7 @@ class Home:
 
     @property
     def is_throw_away(self) -> bool:
+        """Whether the data may be lost: with the machine, or by reaping."""
         return self._throw_away.exists()
 
     @property
@@ -82,6 +84,7 @@ class Home:
             self._throw_away.unlink(missing_ok=True)
 
     def open_lock(self, path: Path) -> int:
+        """Open one of the lock files, made if need be, so that the account too could hold it."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self.account.adopt(descriptor)
         return descriptor
@@ -94,7 +97,7 @@ class Home:
         for path in (*logs, self.state / _README, self._throw_away, self.use_lock):
             path.unlink(missing_ok=True)
         if self.state != self.root:
-            (self.root / "state").unlink()
+            (self.root / "state").unlink(missing_ok=True)
         self.boot_lock.unlink()
         for folder in (self.state, self.root):
             with contextlib.suppress(OSError):  # gone already, or somebody keeps something of his own there

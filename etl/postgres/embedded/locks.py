@@ -2,7 +2,8 @@
 
 `boot.lock` is held alone while a server is made, started, stopped or deleted. `use.lock` is held shared by each
 process that uses the server; whoever can hold it alone is the last. The kernel drops the locks of a killed process, so
-there is no list of pids that could go stale.
+there is no list of pids that could go stale. They are given up in words, not just closed: a forked child has copies of
+its parent's descriptors, which would go on holding them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def boot(root: Path) -> Iterator[Home]:
     try:
         yield home
     finally:
-        os.close(descriptor)
+        release(descriptor)
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def boot_again(home: Home) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(home.boot_lock, os.O_RDWR | os.O_NOFOLLOW)
-            held.callback(os.close, descriptor)
+            held.callback(release, descriptor)
             _wait_for(descriptor, Deadline(_LIMIT), home.root)
         yield
 
@@ -58,7 +59,7 @@ def alone(root: Path) -> Iterator[Home | None]:
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             except FileNotFoundError:
                 continue  # of a start that was killed before it got there
-            held.callback(os.close, descriptor)
+            held.callback(release, descriptor)
             if not (_try(descriptor) and _is_at(descriptor, path)):
                 yield None
                 return
@@ -66,15 +67,23 @@ def alone(root: Path) -> Iterator[Home | None]:
 
 
 def share(home: Home) -> int:
-    """Become a user of the server, boot.lock being held; the descriptor is the membership, and closing it ends that."""
+    """Become a user of the server, boot.lock being held; the descriptor is the membership."""
     descriptor = home.open_lock(home.use_lock)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)  # at once: whoever holds this one alone holds boot.lock too
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # whoever holds this one alone holds boot.lock too
     return descriptor
 
 
 def is_last(share: int, home: Home) -> bool:
-    """Whether a user of this very server is its only one, boot.lock being held."""
-    return _try(share) and _is_at(share, home.use_lock)
+    """Whether a user of this very server is its only one, boot.lock being held; it is none afterwards."""
+    last = _try(share) and _is_at(share, home.use_lock)
+    fcntl.flock(share, fcntl.LOCK_UN)
+    return last
+
+
+def release(descriptor: int) -> None:
+    """Give a lock up, in forked children too."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _take_boot_lock(root: Path, deadline: Deadline) -> tuple[Home, int] | None:
@@ -85,7 +94,7 @@ def _take_boot_lock(root: Path, deadline: Deadline) -> tuple[Home, int] | None:
             descriptor = home.open_lock(home.boot_lock)
         except FileNotFoundError:
             return None
-        undo.callback(os.close, descriptor)
+        undo.callback(release, descriptor)
         _wait_for(descriptor, deadline, root)
         home = Home.find(root)
         if not _is_at(descriptor, home.boot_lock):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 PORT = 5432  # only part of the socket's name
+
+# Answered with one letter before anybody needs to log in, and nothing is logged: a length and the code of SSLRequest.
+_ENCRYPTION_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class PidFile:
 
     @classmethod
     def read(cls, data: Path) -> Self | None:
+        """The pid file of a data directory, None where it has none."""
         try:
             lines = (data / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
         except FileNotFoundError:
@@ -30,15 +35,21 @@ class PidFile:
 
     @property
     def socket(self) -> Path:
+        """Where the server listens."""
         return self.run / f".s.PGSQL.{PORT}"
 
     def answers(self) -> bool:
-        """Whether the server says it is ready and takes connections."""
+        """Whether the server says it is ready and a connection gets an answer; a frozen one would still take it."""
         if self.status != "ready":
             return False
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(2)
-            return client.connect_ex(str(self.socket)) == 0
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(1)
+                client.connect(str(self.socket))
+                client.sendall(_ENCRYPTION_REQUEST)
+                return client.recv(1) != b""
+        except OSError:
+            return False
 
 
 def leading_number(text: str) -> int:

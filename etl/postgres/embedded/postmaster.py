@@ -38,7 +38,8 @@ _PATIENCE = timedelta(seconds=2)  # for processes of a killed server to leave by
 _LONGEST_SOCKET = 100  # bytes; the kernel's limit is 104 on macOS, 108 on Linux
 _LARGEST_LOG = 4 * 1024 * 1024
 _LITTLE_SPACE = 32 * 1024 * 1024
-_SHORT_RUN_PARENT = Path("/tmp")  # not $TMPDIR: that can be long, and closed to the server's account
+# Not $TMPDIR, which can be long, differ between processes, and be closed to the server's account.
+_SHORT_RUN_PARENT = Path("/tmp")  # noqa: S108 - the name in it is random
 _SHORT_RUN_PREFIX = "etl-run-"
 
 logger = logging.getLogger("etl.postgres.embedded")

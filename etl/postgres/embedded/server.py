@@ -66,33 +66,29 @@ class EmbeddedServer:
         Raises ConfigurationError where it cannot work here (no Postgres, other version, disk full, no permission),
         with the server's own last words, and DatabaseUnavailableError where it takes longer than minutes.
         """
-        if sys.platform == "win32":
-            raise ConfigurationError("the embedded Postgres does not run on Windows", remedy=OWN_SERVER_REMEDY)
+        _refuse_windows()
         with _reporting(self.root), locks.boot(self.root) as home:
             share = locks.share(home)
             try:
-                record = home.server.reach() or self._launch(home)
+                record = self._reach(home) or self._launch(home)
             except BaseException:
-                os.close(share)
+                locks.release(share)
                 raise
-            if self._share is not None:
-                os.close(self._share)
+            self._drop_share()
             self._share, self._process = share, os.getpid()
             self._home, self._host = home, str(record.run)
         return self
 
     def stop(self) -> None:
         """Leave the server; the last one to leave shuts it down. Does nothing when it was not started."""
-        share, self._share, self._host = self._share, None, None
-        if share is None or self._home is None:
-            return
+        self._host = None
         try:
-            if self._process == os.getpid():  # else we are a fork, and the share is our parent's, who still needs it
+            if self._share is not None and self._home is not None and not self._is_forked:
                 with _reporting(self.root), locks.boot_again(self._home):
-                    if locks.is_last(share, self._home):
+                    if locks.is_last(self._share, self._home):
                         self._home.server.stop()
         finally:
-            os.close(share)
+            self._drop_share()
 
     @classmethod
     def reap(cls, root: Path) -> bool:
@@ -101,6 +97,7 @@ class EmbeddedServer:
         Answers whether there was one and it is gone. Durable servers and those of other OS users are left alone.
         """
         try:
+            _refuse_windows()
             with locks.alone(Path(root).resolve()) as home:
                 if home is None or (home.data.exists() and not home.is_throw_away):
                     return False
@@ -118,6 +115,22 @@ class EmbeddedServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether the share is our parent's, who goes on using the server."""
+        return self._process != os.getpid()
+
+    def _drop_share(self) -> None:
+        if self._share is not None:
+            os.close(self._share) if self._is_forked else locks.release(self._share)
+        self._share = None
+
+    def _reach(self, home: Home) -> PidFile | None:
+        record = home.server.reach()
+        if record and self.durable and home.is_throw_away:
+            logger.warning("the server in %s was started as a throw-away one and is so until all have left", self.root)
+        return record
 
     def _launch(self, home: Home) -> PidFile:
         if not home.account.can_enter(home.state):
@@ -137,13 +150,18 @@ class EmbeddedServer:
         return record
 
 
+def _refuse_windows() -> None:
+    if sys.platform == "win32":
+        raise ConfigurationError("the embedded Postgres does not run on Windows", remedy=OWN_SERVER_REMEDY)
+
+
 @contextlib.contextmanager
 def _reporting(root: Path) -> Iterator[None]:
     """Turn what the operating system refuses into an error that says what to do."""
     try:
         yield
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         raise ConfigurationError(
             f"cannot run Postgres in {root}: {reason}",
             remedy=f"make room and permission there, or choose another folder, or {OWN_SERVER_REMEDY}",
