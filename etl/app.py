@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,11 +36,10 @@ from etl.runtime.gate import SuspectGate
 from etl.runtime.heartbeat import Heartbeat
 from etl.runtime.resources import Resources
 from etl.runtime.runner import Manner, Runner, Tools
+from etl.runtime.threads import RowThreads
 from etl.runtime.worker import Worker
 from etl.sinks.delivery import Delivery
 
-# Threads for sync processors and sinks; they mostly wait.
-_THREADS = 64
 # Where a project's own server lives.
 EMBEDDED = ".etl"
 
@@ -177,7 +175,7 @@ class Application:
     @asynccontextmanager
     async def _tools(self) -> AsyncIterator[Tools]:
         """The moving parts of a process that runs jobs."""
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="etl-row"))
+        asyncio.get_running_loop().set_default_executor(RowThreads())
         connection = self.database.settings
         heartbeat = Heartbeat(
             lambda: lease_connection(connection, self.worker.worker_id, self.settings.lease), self.settings.lease

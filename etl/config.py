@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.durations import parse_duration
@@ -89,8 +91,10 @@ def read_settings_file(folder: Path) -> dict[str, Any]:
             raise ConfigurationError(f"cannot be read: {error}", setting=name, remedy="correct the file") from None
         for key in section:
             data = data.get(key, {}) if isinstance(data, dict) else {}
+        if not isinstance(data, dict):
+            raise ConfigurationError("[tool.etl] is not a table", setting=name, remedy='write lease = "30s" below it')
         if data:
-            return dict(data)
+            return data
     return {}
 
 
@@ -99,17 +103,15 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{_where(each['loc'])}: {_plain(each['msg'])}" for each in error.errors(include_input=False)
-        )
+        problems = "; ".join(_problem(each) for each in error.errors(include_input=False))
         raise ConfigurationError(
             problems, setting="settings", remedy="see ETL_... variables, etl.toml and [tool.etl] in pyproject.toml"
         ) from None
 
 
-def _where(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location)) or "settings"
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _problem(fault: ErrorDetails) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else "settings"
+    if fault["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}, only {', '.join(Settings.model_fields)}"
+    variable = f"ETL_{name.upper()}"
+    return f"{variable if variable in os.environ else name}: {fault['msg'].removeprefix('Value error, ')}"

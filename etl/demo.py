@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
+
+import psutil
 
 from etl.app import Application
 from etl.core.pipeline import Pipeline
@@ -23,14 +27,21 @@ from etl.postgres.statements import statement
 JOB = "flights"
 _TABLES = ("airport", "flights_inbox", "flight")
 _MISSING = ("", "NA", r"\N")
+_LOOK_AGAIN = 0.2  # seconds
+_LONGEST_WAIT = 60.0
 
 
 def _text(cell: str) -> str | None:
+    if "\x00" in cell:
+        raise ValueError("a NUL")
     return None if cell in _MISSING else cell
 
 
 def _integer(cell: str) -> int | None:
-    return None if cell in _MISSING else int(cell)
+    number = None if cell in _MISSING else int(cell)
+    if number is not None and not -(2**31) <= number < 2**31:
+        raise ValueError("more than an integer column holds")
+    return number
 
 
 def _number(cell: str) -> float | None:
@@ -68,6 +79,10 @@ class Expected:
     filtered: int
     quarantined: int
 
+    def __str__(self) -> str:
+        parts = f"{self.written:,} written + {self.filtered:,} filtered + {self.quarantined:,} quarantined"
+        return f"{self.claimed:,} claimed = {parts}"
+
     def met_by(self, run: Run) -> bool:
         """Whether the run's books are these, and balance."""
         counts = run.counts
@@ -99,13 +114,14 @@ async def is_loaded(application: Application) -> bool:
     return len(found) == len(_TABLES) and all(row["ours"] for row in found)
 
 
-async def load(application: Application, flights: Path) -> Expected:
+async def load(application: Application, flights: Path, tell: Callable[[str], None] = lambda text: None) -> Expected:
     """Make the tables anew and fill them. Nothing is changed when a file is wrong or a table is somebody else's.
 
     Raises `ConfigurationError`.
     """
     airports = list(read_csv(jobs_folder() / "airports.csv", AIRPORT_COLUMNS))
     rows = list(read_csv(flights, FLIGHT_COLUMNS))
+    await _outwait_killed(application, tell)
 
     async def fill(connection: Connection) -> None:
         await _clear(connection)
@@ -129,6 +145,22 @@ async def add_airports(application: Application) -> int:
     """Add the airports that the list lacks; how many were new."""
     status = await application.database.unit(lambda connection: connection.execute(statement("demo_add_airports")))
     return int(status.split()[-1])
+
+
+async def _outwait_killed(application: Application, tell: Callable[[str], None]) -> None:
+    """A demonstration that was killed leaves a run with a lease (of the length it was started with): wait it out."""
+    deadline = time.monotonic() + max(_LONGEST_WAIT, application.settings.lease.total_seconds())
+    told = False
+    while time.monotonic() < deadline:
+        blocker = await application.database.unit(lambda connection: find_blocker(connection, JOB))
+        if blocker is None or blocker.lost or blocker.host != application.worker.host or blocker.pid is None:
+            return
+        if psutil.pid_exists(blocker.pid):
+            return
+        if not told:
+            told = True
+            tell(f"process {blocker.pid} died in the middle of {JOB}; waiting until its lease has run out")
+        await asyncio.sleep(_LOOK_AGAIN)
 
 
 async def _clear(connection: Connection) -> None:

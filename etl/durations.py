@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import timedelta
 from typing import TypeAlias
@@ -10,6 +9,7 @@ from typing import TypeAlias
 Duration: TypeAlias = "int | float | str | timedelta"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 86_400.0 * 999_999_999  # the most a `timedelta` holds, in seconds
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 
 
@@ -24,14 +24,14 @@ def parse_duration(value: Duration) -> timedelta:
         raise ValueError(f"{value!r} is not a duration: use seconds, a timedelta, or text such as '30s' or '5m'")  # noqa: TRY004
     else:
         seconds = _seconds(value)
-    if not math.isfinite(seconds) or seconds < 0 or seconds > timedelta.max.total_seconds():
-        raise ValueError(f"{value!r} is not a duration of zero or more")
-    return timedelta(seconds=seconds)
+    if 0 <= seconds <= _LONGEST:  # false for NaN
+        return timedelta(seconds=seconds)
+    raise ValueError(f"{value!r} is not a duration of zero or more")
 
 
 def _seconds(value: int | float | str) -> float:
     if not isinstance(value, str):
-        return float(value)
+        return value
     text = value.strip()
     try:
         return float(text)

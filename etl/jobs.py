@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 from etl.core.pipeline import Pipeline
 from etl.core.sanitise import redact
 from etl.errors import ConfigurationError
+
+DEFAULT_PACKAGE = "jobs"
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_IMPORTING = ("<frozen importlib", importlib.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +36,81 @@ class BrokenModule:
 
 @dataclass(slots=True)
 class FoundJobs:
-    """The jobs by name, where each came from, and the modules that could not be read."""
+    """The jobs by name, where each came from, and the modules that could not be read.
+
+    `missing` are packages that are nowhere; `clashes` are names that several jobs bear, with the places: none of those
+    jobs is among `pipelines`.
+    """
 
     pipelines: dict[str, Pipeline] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
     broken: list[BrokenModule] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    clashes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> list[ConfigurationError]:
+        """What is wrong with the project as a whole. That the default package is not there is no fault."""
+        absent = [
+            ConfigurationError(f"no package {name!r}", setting="jobs", remedy=f"looked in {Path.cwd()} and in sys.path")
+            for name in self.missing
+            if name != DEFAULT_PACKAGE
+        ]
+        return [*absent, *(self.clash(name) for name in self.clashes)]
+
+    def clash(self, name: str) -> ConfigurationError:
+        """Several jobs have this name."""
+        places = self.clashes[name]
+        problem = f"{len(places)} jobs have this name: {', '.join(places)}"
+        return ConfigurationError(problem, job=name, remedy="give each its own; until then none of them runs")
 
 
 def find_jobs(packages: Iterable[str], folder: Path) -> FoundJobs:
     """Import every module of the packages (found in `folder` first) and collect their pipelines.
 
-    A module that fails disables its own jobs only. Two different pipelines of one name disable that name: both places
-    are reported.
+    A module that fails disables its own jobs only, whatever it raises, `sys.exit()` included. Different pipelines of
+    one name disable that name. What modules print while they are imported goes to standard error.
     """
     found = FoundJobs()
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    for package in packages:
-        try:
-            root = _import_root(package, folder)
-        except Exception as error:
-            found.broken.append(BrokenModule(package, _problem(error, package)))
-            continue
-        if root is None:
-            found.missing.append(package)
-            continue
-        _collect(root, found)
-        for module_name in _submodules(root):
-            try:
-                module = importlib.import_module(module_name)
-            except (Exception, SystemExit) as error:
-                found.broken.append(BrokenModule(module_name, _problem(error, module_name)))
-            else:
-                _collect(module, found)
+    with contextlib.redirect_stdout(sys.stderr):
+        for package in packages:
+            _collect_from(package, partial(_import_root, package, folder), found)
     return found
+
+
+def _collect_from(name: str, load: Callable[[], ModuleType | None], found: FoundJobs) -> None:
+    """Collect the pipelines of a module and of all modules below it."""
+    try:
+        module = load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        found.broken.append(BrokenModule(name, _problem(error, name)))
+        return
+    if module is None:
+        found.missing.append(name)
+        return
+    _collect(module, found)
+    for _, below, _ in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
+        _collect_from(below, partial(importlib.import_module, below), found)
 
 
 def _import_root(package: str, folder: Path) -> ModuleType | None:
     """The package, from the folder if it is there, never merged with one of the same name elsewhere."""
     if package in sys.modules and _is_inside(sys.modules[package], folder):
         return sys.modules[package]
+    if not all(part.isidentifier() for part in package.split(".")):
+        raise ConfigurationError(
+            f"{package!r} is not the name of a package", setting="jobs", remedy="name it as in an import"
+        )
     place = folder.joinpath(*package.split("."))
     if place.is_dir() and "." not in package:
         return _import_folder(package, place)
     if place.is_dir() or place.with_suffix(".py").is_file():
         return importlib.import_module(package)
-    spec = importlib.util.find_spec(package) if package != "jobs" else None
+    spec = importlib.util.find_spec(package) if package != DEFAULT_PACKAGE else None
     return importlib.import_module(package) if spec is not None else None
 
 
@@ -97,55 +133,44 @@ def _is_inside(module: ModuleType, folder: Path) -> bool:
     return any(Path(place).resolve().is_relative_to(folder.resolve()) for place in getattr(module, "__path__", ()))
 
 
-def _submodules(root: ModuleType) -> list[str]:
-    paths = getattr(root, "__path__", None)
-    if paths is None:
-        return []
-    return [name for _, name, _ in pkgutil.walk_packages(paths, f"{root.__name__}.", onerror=lambda name: None)]
-
-
 def _collect(module: ModuleType, found: FoundJobs) -> None:
     for value in list(vars(module).values()):
         if not isinstance(value, Pipeline):
             continue
         known = found.pipelines.get(value.name)
-        if known is None and value.name not in found.modules:
+        if (places := found.clashes.get(value.name)) is not None:
+            if value.declared_at not in places:
+                places.append(value.declared_at)
+        elif known is None:
             found.pipelines[value.name] = value
             found.modules[value.name] = module.__name__
-        elif known is not None and known is not value:
-            del found.pipelines[value.name]
-            places = f"{known.declared_at} and {value.declared_at}"
-            problem = f"two jobs are named {value.name!r}: {places} (rename one; neither runs)"
-            found.broken.append(BrokenModule(module.__name__, problem))
+        elif known is not value:
+            found.clashes[value.name] = [known.declared_at, value.declared_at]
+            del found.pipelines[value.name], found.modules[value.name]
 
 
 def _problem(error: BaseException, module: str) -> str:
     if isinstance(error, ConfigurationError):
-        return redact(f"{_declared_at(error, module)}: {error}")
+        place = _declared_at(error)
+        return redact(f"{place}: {error}" if place is not None else str(error))
     shown = "".join(traceback.format_exception(type(error), error, _from_module(error)))
     return redact(shown.rstrip())
 
 
-def _declared_at(error: BaseException, module: str) -> str:
+def _declared_at(error: BaseException) -> str | None:
     """`file:line` of the line in a job module that made a declaration we refuse."""
-    place = module
+    place = None
     for frame in traceback.extract_tb(error.__traceback__):
-        if "/etl/core/" in frame.filename or "/etl/sources/" in frame.filename or "/etl/triggers/" in frame.filename:
-            break
-        if (
-            not frame.filename.startswith("<")
-            and "/etl/jobs.py" not in frame.filename
-            and "importlib" not in frame.filename
-        ):
+        if not frame.filename.startswith((_PACKAGE, *_IMPORTING)):
             place = f"{frame.filename}:{frame.lineno}"
+        elif place is not None and frame.filename.startswith(_PACKAGE):
+            break
     return place
 
 
-def _from_module(error: BaseException):  # type: ignore[no-untyped-def]
+def _from_module(error: BaseException) -> TracebackType | None:
     """The traceback from the module's own first line on."""
     frames = error.__traceback__
-    while frames is not None and (
-        "importlib" in frames.tb_frame.f_code.co_filename or frames.tb_frame.f_code.co_filename == __file__
-    ):
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith((__file__, *_IMPORTING)):
         frames = frames.tb_next
     return frames

@@ -5,6 +5,8 @@ Exit codes: 0 done, 2 misuse or configuration, 3 partial, 4 failed or crashed, 5
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +15,26 @@ import typer
 from etl.cli import running, viewing
 from etl.cli.psql import psql as run_psql
 from etl.cli.session import handled, say, settings_here, show, with_application
-from etl.core.run import EXIT_MISUSE
+from etl.core.run import EXIT_DONE, EXIT_MISUSE
 from etl.postgres import migrator
+from etl.runtime.threads import leave_without_threads
 from etl.telemetry.tracing import package_version
 
 app = typer.Typer(
     name="etl",
     help="Scheduled batches over a Postgres table you already have.",
+    epilog="Exit codes: 0 done, 2 misuse or configuration, 3 partial, 4 failed or crashed, 5 timed out, 6 cancelled, "
+    "7 skipped because a run was active.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.")]
-AnyJob = Annotated[str | None, typer.Argument(metavar="[JOB]", help="Name of the job; default: all.")]
+AnyJob = Annotated[str | None, typer.Argument(metavar="JOB", help="Name of the job; default: all.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -41,7 +47,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 @handled
 def demo(
-    flights: Annotated[Path | None, typer.Option(help="A CSV file like the built-in one (may be gzipped).")] = None,
+    flights: Annotated[Path | None, typer.Option(metavar="FILE", help="A CSV file with the same header.")] = None,
     add_airports: Annotated[bool, typer.Option("--add-airports", help="Add the airports the list lacks.")] = False,
     json: Json = False,
 ) -> None:
@@ -77,7 +83,9 @@ def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL inste
 @app.command()
 @handled
 def check(job: AnyJob = None, json: Json = False) -> None:
-    """Check jobs against the database without running anything; all faults at once.
+    """Check jobs against the database without running anything.
+
+    All faults of all jobs are reported at once; exit code 2 if there are any.
 
     Example: etl check
     """
@@ -87,7 +95,7 @@ def check(job: AnyJob = None, json: Json = False) -> None:
 @app.command()
 @handled
 def jobs(json: Json = False) -> None:
-    """List the jobs of this project, with their triggers and next fire times.
+    """List the jobs here, their triggers and next fire times.
 
     Example: etl jobs
     """
@@ -98,10 +106,10 @@ def jobs(json: Json = False) -> None:
 @handled
 def run(
     job: Job,
-    limit: Annotated[int | None, typer.Option(min=1, help="Claim at most so many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Claim at most so many rows.")] = None,
     json: Json = False,
 ) -> None:
-    """Run a job here and now; skipped while a run of it is active.
+    """Run a job here and now, unless a run of it is active.
 
     Example: etl run flights --limit 1000
     """
@@ -111,7 +119,9 @@ def run(
 @app.command()
 @handled
 def worker() -> None:
-    """Fire triggers and run jobs until told to stop (SIGTERM or Ctrl-C drains, twice stops at once).
+    """Fire triggers and run jobs until told to stop.
+
+    SIGTERM or Ctrl-C finishes what is in hand, a second one gives it back at once.
 
     Example: etl worker
     """
@@ -123,9 +133,9 @@ def worker() -> None:
 def runs(
     job: AnyJob = None,
     status: Annotated[
-        list[str] | None, typer.Option(help="Only runs that ended so; may be given several times.")
+        list[str] | None, typer.Option(metavar="STATE", help="Only runs in this state; may be given several times.")
     ] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many.")] = 20,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, help="How many.")] = 20,
     json: Json = False,
 ) -> None:
     """List runs, newest first.
@@ -139,7 +149,7 @@ def runs(
 @handled
 def report(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run id or its beginning; default: the newest.")
+        str | None, typer.Argument(metavar="RUN", help="A run id or its beginning; default: the newest.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -154,9 +164,9 @@ def report(
 @handled
 def quarantine(
     job: AnyJob = None,
-    error: Annotated[str | None, typer.Option(help="Only this error type.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only rows of this run.")] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many.")] = 20,
+    error: Annotated[str | None, typer.Option(metavar="TYPE", help="Only this error type.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Only rows of this run.")] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, help="How many.")] = 20,
     json: Json = False,
 ) -> None:
     """List rows that were set aside, newest first.
@@ -170,8 +180,8 @@ def quarantine(
 @handled
 def replay(
     job: Job,
-    error: Annotated[str | None, typer.Option(help="Only rows with this error type.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only rows that this run set aside.")] = None,
+    error: Annotated[str | None, typer.Option(metavar="TYPE", help="Only rows with this error type.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Only rows that this run set aside.")] = None,
     json: Json = False,
 ) -> None:
     """Process rows in quarantine again; returns when that is done.
@@ -184,7 +194,9 @@ def replay(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h"]})
 @handled
 def psql(context: typer.Context) -> None:
-    """Open psql on the project's database, the embedded one included; arguments go to psql.
+    """Open psql on the project's database, the embedded one too.
+
+    All arguments go to psql.
 
     Example: etl psql -c "SELECT * FROM etl.run_view"
     """
@@ -193,8 +205,14 @@ def psql(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point of the command `etl`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
+    except SystemExit as end:
+        leave_without_threads(end.code if isinstance(end.code, int) else EXIT_DONE)
+        raise
     except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(EXIT_MISUSE) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -26,10 +28,9 @@ from etl.cli.session import (
 )
 from etl.config import Settings
 from etl.core.counts import Counts
-from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker
 from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run, exit_code
-from etl.errors import DatabaseUnavailableError
+from etl.errors import ConfigurationError, DatabaseUnavailableError
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.facts import run_facts, skipped_facts
 from etl.reports.terminal import render_report
@@ -45,8 +46,13 @@ def run(settings: Settings, name: str, limit: int | None, json: bool) -> int:
 
     async def work(application: Application) -> int:
         pipeline = await job_named(application, settings, name)
-        async with _by_hand(application, pipeline, limit) as hand:
-            on_signals(lambda: _drain(hand), lambda: hand.control.abort("stopped by a second signal"))
+
+        async def to_do() -> int | None:
+            bounds = (limit, await application.backlog(pipeline))
+            return min((bound for bound in bounds if bound is not None), default=None)
+
+        async with _by_hand(name, to_do) as hand:
+            on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand, limit=limit))
         return await _told(application, name, outcome, json)
 
@@ -61,8 +67,12 @@ def replay(settings: Settings, name: str, error: str | None, run_text: str | Non
         run_id: UUID | None = None
         if run_text is not None:
             run_id = await PostgresReportStore(application.database).resolve_run(run_text)
-        async with _by_hand(application, pipeline, None) as hand:
-            on_signals(lambda: _drain(hand), lambda: hand.control.abort("stopped by a second signal"))
+
+        async def to_do() -> int:
+            return sum((await application.issues.count(name, error, run_id)).values())
+
+        async with _by_hand(name, to_do) as hand:
+            on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             replayed = await _survive(application.replay(pipeline, hand, error=error, run_id=run_id))
         if replayed is None or replayed.run is None:
             return await _nothing_to_replay(application, name, error, json) if replayed is not None else EXIT_FAILED
@@ -107,10 +117,10 @@ def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
 
     async def main(application: Application) -> int:
         say(f"loading {path.name} into flights_inbox")
-        expected = await demo.load(application, path)
+        expected = await demo.load(application, path, say)
         pipeline = demo.flights_job()
-        async with _by_hand(application, pipeline, None) as hand:
-            on_signals(lambda: _drain(hand), lambda: hand.control.abort("stopped by a second signal"))
+        async with _by_hand(pipeline.name, lambda: application.backlog(pipeline)) as hand:
+            on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand))
         code = await _told(application, pipeline.name, outcome, json)
         if not isinstance(outcome, Run):
@@ -137,7 +147,7 @@ def _next_steps(run: Run) -> None:
     if run.counts.quarantined:
         lines += [
             "",
-            f"{run.counts.quarantined:,} flights go to airports that the list lacks. Add them and replay:",
+            f"{_lacking(run.counts.quarantined)} that the list lacks. Add what is missing and replay:",
             "",
             f"   {name} demo --add-airports",
             f"   {name} replay flights --error UnknownAirport",
@@ -145,21 +155,26 @@ def _next_steps(run: Run) -> None:
     show(lines)
 
 
+def _lacking(flights: int) -> str:
+    return "1 flight goes to an airport" if flights == 1 else f"{flights:,} flights go to airports"
+
+
 def add_airports(settings: Settings) -> None:
     """Add what the list of airports lacks."""
 
     async def main(application: Application) -> None:
         if not await demo.is_loaded(application):
-            say("the demo's tables are not here: run the demo first")
-            return
+            raise ConfigurationError("the demo's tables are not here", setting="demo", remedy=f"run: {program()} demo")
         say(f"{await demo.add_airports(application)} airports added: BQN, PSE, SJU, STT")
 
     with_application(settings, main)
 
 
-def _drain(hand: HandControls) -> None:
+def _drain(hand: HandControls, settings: Settings) -> None:
     say("stopping: finishing what is in hand (again to give it back at once)")
     hand.control.stop("stopped by a signal")
+    grace = settings.grace.total_seconds()
+    asyncio.get_running_loop().call_later(grace, hand.control.abort, "did not come to an end in time")
 
 
 async def _survive(outcome: Awaitable[T]) -> T | None:
@@ -189,11 +204,12 @@ async def _told(application: Application, name: str, outcome: Run | Blocker | No
 
 
 @contextlib.asynccontextmanager
-async def _by_hand(application: Application, pipeline: Pipeline, limit: int | None) -> AsyncIterator[HandControls]:
-    """Controls of a run by hand, with a progress bar on a terminal."""
+async def _by_hand(name: str, count: Callable[[], Awaitable[int | None]]) -> AsyncIterator[HandControls]:
+    """Controls of a run by hand, with a progress bar on a terminal; `count` gives the rows there are to do."""
     if not err.is_terminal:
         yield HandControls(tell=say)
         return
+    total = await count()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -201,10 +217,10 @@ async def _by_hand(application: Application, pipeline: Pipeline, limit: int | No
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
-        backlog = await application.backlog(pipeline)
-        total = min(bound for bound in (limit, backlog) if bound is not None) if (limit or backlog) else None
-        task = progress.add_task(pipeline.name, total=total, rate="")
+    # What jobs print goes through the bar's console if it appears beside it, and where the shell sent it otherwise.
+    both = sys.stdout.isatty()
+    with Progress(*columns, console=err, transient=True, redirect_stdout=both) as progress:
+        task = progress.add_task(name, total=total or None, rate="")
         yield HandControls(tell=say, on_progress=_progress_of(progress, task))
 
 

@@ -100,9 +100,8 @@ def jobs_here(settings: Settings, *, quiet: bool = False) -> FoundJobs:
     if not quiet:
         for broken in found.broken:
             say(f"etl: the jobs of {broken.module} are out of service:\n{broken.problem}")
-        for package in found.missing:
-            if settings.jobs != ("jobs",):
-                say(f"etl: no package {package!r} in {Path.cwd()} (named by the setting jobs)")
+        for fault in found.faults:
+            say(f"etl: {fault}")
     return found
 
 
@@ -111,16 +110,25 @@ async def job_named(application: Application, settings: Settings, name: str) -> 
     found = jobs_here(settings)
     if name in found.pipelines:
         return found.pipelines[name]
+    if name in found.clashes:
+        raise ConfigurationError("is out of service", job=name, remedy="see above")
     if name == demo.JOB and await demo.is_loaded(application):
         return demo.flights_job()
+    raise no_job(name, found)
+
+
+def no_job(name: str, found: FoundJobs) -> ConfigurationError:
+    """There is no job of this name; what may have been meant."""
     close = difflib.get_close_matches(name, found.pipelines, n=2)
     if close:
         remedy = f"did you mean {' or '.join(close)}?"
+    elif found.broken:
+        remedy = "perhaps in a module that is out of service, see above or: etl check"
     elif found.pipelines:
         remedy = f"there are: {', '.join(sorted(found.pipelines))}"
     else:
         remedy = f"no job modules in {Path.cwd()}: put them in jobs/, or name their packages in the setting jobs"
-    raise ConfigurationError(f"no job {name!r}", setting="JOB", remedy=remedy)
+    return ConfigurationError(f"no job {name!r}", setting="JOB", remedy=remedy)
 
 
 Work: TypeAlias = Callable[[Application], Awaitable[T]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,7 @@ from uuid import UUID
 
 from etl import demo
 from etl.app import Application
-from etl.cli.session import jobs_here, program, say, show, show_json, with_application
+from etl.cli.session import jobs_here, no_job, program, say, show, show_json, with_application
 from etl.config import Settings
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_DONE, EXIT_MISUSE, Run, RunState
@@ -36,8 +35,10 @@ def check(settings: Settings, name: str | None, json: bool) -> int:
         return {pipeline.name: await application.check(pipeline) for pipeline in pipelines}
 
     findings = with_application(settings, main)
-    broken = [] if name is not None and name in found.pipelines else found.broken
-    faults = [str(fault) for each in findings.values() for fault in each.faults]
+    whole = name is None or name not in findings
+    broken = found.broken if whole else []
+    faults = [str(fault) for fault in found.faults if whole]
+    faults += [str(fault) for each in findings.values() for fault in each.faults]
     advice = [text for each in findings.values() for text in each.advice]
     if json:
         show_json(
@@ -71,11 +72,9 @@ async def _chosen(application: Application, found: FoundJobs, name: str | None) 
         return [found.pipelines[name]]
     if name == demo.JOB and await demo.is_loaded(application):
         return [demo.flights_job()]
-    if any(name in each.problem for each in found.broken):
+    if name in found.clashes or any(name in each.problem for each in found.broken):
         return []
-    close = difflib.get_close_matches(name, found.pipelines, n=2)
-    remedy = f"did you mean {' or '.join(close)}?" if close else "see: etl jobs"
-    raise ConfigurationError(f"no job {name!r}", setting="JOB", remedy=remedy)
+    raise no_job(name, found)
 
 
 def jobs(settings: Settings, json: bool) -> int:
@@ -84,8 +83,12 @@ def jobs(settings: Settings, json: bool) -> int:
     now = datetime.now(UTC)
     facts = [_job_facts(found.pipelines[name], found.modules[name], now) for name in sorted(found.pipelines)]
     if json:
-        broken = [{"module": each.module, "problem": each.problem} for each in found.broken]
-        show_json([*facts, *({"name": None, "enabled": False, **each} for each in broken)])
+        clashes = [(name, None, str(found.clash(name))) for name in found.clashes]
+        lost = [*clashes, *((None, each.module, each.problem) for each in found.broken)]
+        out_of_service = [
+            {"name": name, "enabled": False, "module": module, "problem": problem} for name, module, problem in lost
+        ]
+        show_json([*facts, *out_of_service])
     elif facts:
         rows = [
             [
@@ -100,7 +103,7 @@ def jobs(settings: Settings, json: bool) -> int:
         show(columns([["job", "source", "sink", "triggers", "next (UTC)"], *rows]))
     else:
         say("no jobs found: put job modules in jobs/, or name their packages in the setting jobs")
-    return EXIT_MISUSE if found.broken else EXIT_DONE
+    return EXIT_MISUSE if found.broken or found.faults else EXIT_DONE
 
 
 def _job_facts(pipeline: Pipeline, module: str, now: datetime) -> dict[str, Any]:

@@ -90,8 +90,11 @@ class RunStore(Protocol):
     async def read(self, run_id: UUID) -> Run | None:
         """One run as recorded."""
 
-    async def reap(self, only: Sequence[UUID] | None = None) -> list[Run]:
-        """End runs whose lease is over as crashed; what they held may be taken over. Returns them."""
+    async def reap(self, only: Sequence[UUID] | None, may_judge: Callable[[], bool]) -> list[Run]:
+        """End runs whose lease is over as crashed; what they held may be taken over. Returns them.
+
+        `may_judge` is asked again whenever the server has just answered: an outage may lie between two attempts.
+        """
 
 
 class BatchSource(Protocol):
@@ -117,6 +120,9 @@ class BatchSource(Protocol):
 
     def next_number(self) -> int:
         """A number for a batch split off from another."""
+
+    async def suspect(self, batch: Batch) -> None:
+        """Should this process die from now on, that is the doing of this batch. Raises `RunLostError`."""
 
     async def complete(
         self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None

@@ -124,6 +124,14 @@ def as_processor(part: Any) -> Processor | None:
     return FunctionProcessor(part)
 
 
+def call_in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a pool's thread calls in place of `function`: a `StopIteration` would never reach whoever waits for it."""
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration raised outside of an iterator") from error
+
+
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling the function gives something to await; decided once per processor, never per row."""
     while isinstance(function, functools.partial):

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -21,18 +22,27 @@ from uuid import UUID
 MESSAGE_LIMIT = 2_000  # characters
 TRACEBACK_LIMIT = 8_000  # characters
 PAYLOAD_LIMIT = 64_000  # characters of JSON
+_DEEPEST = 50  # lists and dicts inside each other
 
-_NAMES = "password|passwd|pgpassword|secret|token|api[_-]?key"
+_NAMES = "password|passwd|secret|token|api[_-]?key"
+# What is told comes from rows, of any length: each of these takes time in proportion to it.
 _SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(@)", re.IGNORECASE), r"\1***\2"),
-    (re.compile(rf"""(\b(?:{_NAMES})\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&]+)""", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s:/]*:)[^\s/]+@", re.IGNORECASE), r"\1***@"),
+    (
+        re.compile(
+            rf"""((?:{_NAMES})["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&]+)""",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        r"\1***",
+    ),
     (re.compile(r"(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\1***"),
-)  # fmt: skip
+)
 
 _MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/|/asyncio/|/concurrent/futures/")
 
-# Characters that could rewrite a terminal or reorder what is shown: C0 and C1 controls, line and bidi controls.
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Characters that could rewrite a terminal or reorder what is shown: C0 and C1 controls, line and bidi controls, and
+# lone surrogates, which no terminal can be sent.
+_UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def redact(text: str) -> str:
@@ -43,7 +53,7 @@ def redact(text: str) -> str:
 
 
 def storable(text: str, limit: int) -> str:
-    """Text that Postgres accepts: no NUL, no lone surrogates, at most `limit` characters (middle cut out)."""
+    """Text that Postgres accepts: no NUL, no lone surrogates, little more than `limit` characters (middle cut out)."""
     if len(text) > limit:
         tail = limit * 3 // 4
         text = f"{text[: limit - tail]}\n... {len(text) - limit:,} characters cut ...\n{text[-tail:]}"
@@ -69,9 +79,14 @@ def describe_exception(error: BaseException) -> ErrorText:
     """Type name, message and traceback (without locals) of an exception. Never raises."""
     return ErrorText(
         type=storable(type(error).__name__, 200),
-        message=storable(redact(_message(error)), MESSAGE_LIMIT),
-        traceback=storable(redact(_traceback(error)), TRACEBACK_LIMIT),
+        message=_presentable(_message(error), MESSAGE_LIMIT),
+        traceback=_presentable(_traceback(error), TRACEBACK_LIMIT),
     )
+
+
+def _presentable(text: str, limit: int) -> str:
+    """Redacted and storable. What is far beyond the limit goes first, so that gigabytes need not be searched."""
+    return storable(redact(storable(text, 20 * limit)), limit)
 
 
 def _message(error: BaseException) -> str:
@@ -79,7 +94,7 @@ def _message(error: BaseException) -> str:
         text = str(error)
         detail = getattr(error, "detail", None)  # of a Postgres error: which key, which value
         return f"{text}: {detail}" if isinstance(detail, str) and detail and detail not in text else text
-    except Exception as broken:
+    except BaseException as broken:
         return f"<message not available: str() raised {type(broken).__name__}>"
 
 
@@ -87,7 +102,7 @@ def _traceback(error: BaseException) -> str:
     try:
         shown = traceback.TracebackException(type(error), error, _from_user_code(error.__traceback__), compact=True)
         return "".join(shown.format())
-    except Exception as broken:  # e.g. an exception whose attributes raise
+    except BaseException as broken:  # e.g. an exception whose attributes raise
         return f"<traceback not available: {type(broken).__name__}>"
 
 
@@ -110,7 +125,7 @@ class PayloadText:
 def json_payload(value: Any) -> PayloadText:
     """JSON for any Python value: what JSON lacks becomes text, what is too long is cut. Never raises."""
     try:
-        plain = _jsonable(value, depth=0)
+        plain = _jsonable(value, 0, iter(range(PAYLOAD_LIMIT)))
         text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
         if len(text) > PAYLOAD_LIMIT:
             return PayloadText(json.dumps({"cut": storable(text, PAYLOAD_LIMIT)}), exact=False)
@@ -129,7 +144,10 @@ def _same(plain: Any, value: Any) -> bool:
     return bool(plain == value)
 
 
-def _jsonable(value: Any, depth: int) -> Any:
+def _jsonable(value: Any, depth: int, left: Iterator[int]) -> Any:
+    """`left` runs out when the JSON is sure to be too long, so that a value which contains itself comes to an end."""
+    if next(left, None) is None:
+        return "..."
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
@@ -140,9 +158,10 @@ def _jsonable(value: Any, depth: int) -> Any:
         return value.isoformat()
     if isinstance(value, (UUID, Decimal)):
         return str(value)
-    if depth < 50:
-        if isinstance(value, dict):
-            return {storable(str(key), 200): _jsonable(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return [_jsonable(item, depth + 1) for item in value]
+    if isinstance(value, (dict, list, tuple, set, frozenset)) and depth == _DEEPEST:
+        return "..."
+    if isinstance(value, dict):
+        return {storable(str(key), 200): _jsonable(item, depth + 1, left) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_jsonable(item, depth + 1, left) for item in value]
     return storable(repr(value), 1_000)

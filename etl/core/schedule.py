@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from etl.core.overlap import Missed
@@ -38,12 +38,18 @@ class Due:
 
 
 def due(trigger: ClockTrigger, next_at: datetime, now: datetime) -> Due:
-    """Decide about every fire time from `next_at` (a fire time itself) up to `now`, by the trigger's missed policy."""
-    upcoming = next(trigger.fire_times(now), None)
+    """Decide about every fire time from `next_at` (a fire time itself) up to `now`, by the trigger's missed policy.
+
+    All in UTC: moments of one zone compare, and count, by what its clocks show.
+    """
+    next_at, now = next_at.astimezone(UTC), now.astimezone(UTC)
     if next_at > now:
         return Due((), (), None, next_at)
-    last = trigger.last_fire_time(now) or next_at
-    last = max(last, next_at)
+    upcoming = next(_in_utc(trigger.fire_times(next_at)), None)
+    last = next_at
+    if upcoming is not None and upcoming <= now:
+        upcoming = next(_in_utc(trigger.fire_times(now)), None)
+        last = max(next_at, (trigger.last_fire_time(now) or next_at).astimezone(UTC))
     serve = (last,) if trigger.missed is Missed.last or now - last <= PUNCTUAL else ()
     earlier = list(islice(_between(trigger, next_at, last), COUNTED + 1))
     if not serve:
@@ -52,13 +58,17 @@ def due(trigger: ClockTrigger, next_at: datetime, now: datetime) -> Due:
         return Due(serve, tuple(earlier), None, upcoming)
     count = len(earlier) if len(earlier) <= COUNTED else None
     final = last if not serve else (trigger.last_fire_time(last - timedelta(microseconds=1)) or earlier[-1])
-    return Due(serve, (), MissedRange(earlier[0], final, count), upcoming)
+    return Due(serve, (), MissedRange(earlier[0], final.astimezone(UTC), count), upcoming)
 
 
 def _between(trigger: ClockTrigger, first: datetime, last: datetime) -> Iterator[datetime]:
     """Fire times from `first` (included) to `last` (left out)."""
     if first < last:
         yield first
-        for moment in trigger.fire_times(first, last):
+        for moment in _in_utc(trigger.fire_times(first, last)):
             if moment < last:
                 yield moment
+
+
+def _in_utc(moments: Iterable[datetime]) -> Iterator[datetime]:
+    return (moment.astimezone(UTC) for moment in moments)

@@ -3,11 +3,14 @@
 A batch of n rows whose process died comes back in pieces of n/8, those that die again row by row. A row that was
 alone when its process died for the third time is quarantined without another call, so one row that kills the
 process costs three deaths and no neighbour (measured prototype: 126 of 126 innocent neighbours without this rule).
+That it is alone is written down before it is called; a batch that was merely open when its process died never gets
+beyond the suspicion that makes its rows be handled alone.
 """
 
 from __future__ import annotations
 
 MAX_CRASHES = 3
+SUSPICIOUS = MAX_CRASHES - 1
 
 
 def piece_size(batch_size: int, crashes: int) -> int:
@@ -19,7 +22,7 @@ def piece_size(batch_size: int, crashes: int) -> int:
 
 def must_be_alone(crashes: int) -> bool:
     """Whether nothing else may be in flight in this process, so that a death can only be this row's doing."""
-    return crashes >= MAX_CRASHES - 1
+    return crashes >= SUSPICIOUS
 
 
 def is_poison(crashes: int) -> bool:

@@ -23,6 +23,7 @@ class Column:
     base: str  # name of the base type, e.g. timestamptz
     not_null: bool
     generated: bool
+    collation: str | None = None  # its SQL name, where the type has one
 
     @property
     def is_scalar(self) -> bool:

@@ -14,6 +14,7 @@ from etl.core.pipeline import Pipeline
 from etl.core.ports import Bound, WorkerIdentity
 from etl.core.run import REPLAY, Run
 from etl.core.table_source import TableSource
+from etl.errors import RunLostError
 from etl.postgres.check import checked
 from etl.postgres.claim import Claimant
 from etl.postgres.claims import Claims
@@ -98,6 +99,12 @@ class ClaimedTable:
     def next_number(self) -> int:
         """A number for a batch split off from another."""
         return self._claims.next_number()
+
+    async def suspect(self, batch: Batch) -> None:
+        """Should this process die from now on, that is the doing of this batch."""
+        crashes = batch.crashes + 1
+        if not await self._database.unit(lambda c: c.fetchval(statement("suspect_batch"), batch.token, crashes)):
+            raise RunLostError(f"batch {batch.token} was taken away")
 
     async def complete(
         self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None

@@ -76,9 +76,10 @@ def _unknown(name: str, nearest: list[str], setting: str) -> ConfigurationError:
 
 async def _nearest(connection: Connection, name: str) -> list[str]:
     rows = await connection.fetch(statement("list_tables"))
-    names = {row["name"]: row["name"] if row["visible"] else f"{row['schema']}.{row['name']}" for row in rows}
-    names |= {f"{row['schema']}.{row['name']}": f"{row['schema']}.{row['name']}" for row in rows}
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    full = {f"{row['schema']}.{row['name']}": row for row in rows}
+    names = {row["name"].lower(): row["name"] if row["visible"] else identity for identity, row in full.items()}
+    names |= {identity.lower(): identity for identity in full}
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     return list(dict.fromkeys(names[each] for each in close))[:2]
 
 
@@ -94,6 +95,7 @@ async def _facts(connection: Connection, found: asyncpg.Record) -> TableFacts:
             base=row["base"],
             not_null=row["not_null"],
             generated=row["generated"],
+            collation=row["collation"],
         )
         columns[column.name] = column
         if row["may_update"]:

@@ -17,9 +17,17 @@ from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.catalog import TableFacts
 from etl.postgres.database import Connection, Database
-from etl.postgres.faults import classify
+from etl.postgres.faults import classify, hint_of, said
 from etl.postgres.resolution import Resolved, resolve_sink, resolve_source
 from etl.postgres.user_table import UserTable, assigned_columns
+
+_REMEDIES = {
+    "pending": "write a condition over the row's own columns, e.g. status = 'pending'",
+    "done": "write a SET list, e.g. status = 'done'",
+    "failed": "write a SET list, e.g. status = 'failed'",
+    "query": "write one SELECT",
+}
+_PARAMETER = ("contains a parameter, such as $1", "write the value itself")
 
 # Below this many rows any plan is fast.
 _SMALL_TABLE = 10_000
@@ -102,9 +110,10 @@ class _Check:
         await self._try("pending", source.sweep_end)
         if len(self._findings.faults) > before:
             return  # every other statement contains it
-        await self._try("done", source.complete)
+        handled = len(source.key) + 1  # the keys' columns and the versions
+        await self._try("done", source.complete, parameters=handled)
         if source.fail is not None:
-            await self._try("failed", source.fail)
+            await self._try("failed", source.fail, parameters=handled)
         if source.query is not None:
             await self._check_query(source)
         await self._advise_index(source, facts)
@@ -124,25 +133,30 @@ class _Check:
         if absent:
             self._fault("query", f"does not give the key {', '.join(map(repr, absent))}", "add it to the SELECT list")
         if not twice and not absent:
-            await self._try("query", source.query_rows)
+            await self._try("query", source.query_rows, parameters=len(source.key))
 
     def _check_sink(self, sink: TableSink, facts: TableFacts) -> None:
         self._require(bool(facts.insertable), "INSERT", facts, "sink")
         if sink.key is not None:
             self._require(facts.select and bool(facts.updatable), "SELECT, UPDATE", facts, "sink")
 
-    async def _try(self, setting: str, sql: str) -> Any:
-        """Have the server read a statement; what it complains about is a fault of the setting."""
+    async def _try(self, setting: str, sql: str, parameters: int = 0) -> Any:
+        """Have the server read a statement; what it complains about is a fault of the setting, and so is a parameter
+        beyond those `parameters` that the framework itself put in."""
         await self._connection.execute("SAVEPOINT etl_check")
         try:
-            return await self._connection.prepare(sql)
+            prepared = await self._connection.prepare(sql)
+            if len(prepared.get_parameters()) <= parameters:
+                return prepared
+            problem, remedy = _PARAMETER
         except asyncpg.PostgresError as error:
             if classify(error) is Fault.infrastructure:
                 raise
             await self._connection.execute("ROLLBACK TO SAVEPOINT etl_check")
-            hint = getattr(error, "hint", None)
-            self._fault(setting, str(error), hint or "correct the SQL")
-            return None
+            strange = isinstance(error, asyncpg.IndeterminateDatatypeError)
+            problem, remedy = _PARAMETER if strange else (said(error), _remedy(setting, error))
+        self._fault(setting, problem, remedy)
+        return None
 
     async def _advise_index(self, source: UserTable, facts: TableFacts) -> None:
         """On a large table the claim wants a partial index on the key of pending rows."""
@@ -189,7 +203,13 @@ class _Check:
             if classify(error) is Fault.infrastructure:
                 raise
             await self._connection.execute("ROLLBACK TO SAVEPOINT etl_check")
-            self._fault("query", str(error), "correct the SQL")
+            self._fault("query", said(error), _remedy("query", error))
+
+
+def _remedy(setting: str, error: asyncpg.PostgresError) -> str:
+    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)):
+        return hint_of(error) or "name it as the catalog has it"
+    return hint_of(error) or _REMEDIES[setting]
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ import asyncpg
 
 from etl.core.batch import Batch
 from etl.core.suspects import MAX_CRASHES, piece_size
-from etl.errors import RunLostError
+from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
@@ -77,13 +77,19 @@ class Claim:
         self._issues = False
 
     async def answer(self, token: UUID, most: int) -> Answer:
-        """Claim up to `most` rows under `token`. Raises `RunLostError` when the run is not the claimant's any more."""
+        """Claim up to `most` rows under `token`.
+
+        Raises `RunLostError` when the run is not the claimant's any more, `ConfigurationError` when the source has come
+        to be claimed by another key.
+        """
         claimant, table = self._claimant, self._table
-        locked = await self._connection.fetchval(
+        key = await self._connection.fetchval(
             statement("lock_run_and_source"), claimant.run_id, claimant.worker_id, table.name
         )
-        if locked is None:
+        if key is None:
             raise RunLostError(f"run {claimant.run_id} is not running here any more")
+        if key != table.key_signature:
+            raise claimed_by_another_key(table, claimant.job, key)
         after = self._segments[0].after if self._segments else None
         state = await self._connection.fetchrow(table.claim_state, token, table.name, claimant.job, after)
         assert state is not None
@@ -195,6 +201,16 @@ class Claim:
             versions=[row[0] for row in rows],
             crashes=crashes,
         )
+
+
+def claimed_by_another_key(table: UserTable, job: str, key: str) -> ConfigurationError:
+    """Ranges of different keys cannot be compared, so a source has one key at a time."""
+    return ConfigurationError(
+        f"rows of {table.name} are being claimed by the key ({key})",
+        job=job,
+        setting="key",
+        remedy="use the same key in all jobs on a table, or wait until nothing is claimed under the former one",
+    )
 
 
 def gaps(after: Key | None, reserved: Sequence[tuple[Key, Key]]) -> list[tuple[Key | None, Key | None]]:

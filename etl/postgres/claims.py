@@ -7,17 +7,21 @@ sweep ended (a hint that skips rows already done) and comes round to that place 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from etl.core.batch import Batch, Failure
 from etl.core.faults import Fault
-from etl.errors import ConfigurationError
-from etl.postgres.claim import Answer, Claim, Claimant, Key, Segment
+from etl.postgres.claim import Answer, Claim, Claimant, Key, Segment, claimed_by_another_key
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
+
+# A table that was never analysed looks to the server as if next to nothing were pending: it would fetch and sort all
+# that is, for each claim, instead of walking along the key's index and stopping after a batch.
+_IN_KEY_ORDER = "SET LOCAL enable_sort = off"
 
 
 class QueryRowError(Exception):
@@ -33,6 +37,7 @@ class Claims:
         self._segments: tuple[Segment, ...] = ()
         self._end: Key | None = None
         self._former_hint: Key | None = None
+        self._begun_at: datetime | None = None
         self._number = 0
         self.issues = False
         self.strangers = False
@@ -50,7 +55,7 @@ class Claims:
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers: every key in question up to the last one there is now."""
-        end, hint = await self._database.unit(self._survey)
+        end, hint, self._begun_at = await self._database.unit(self._survey, local=_IN_KEY_ORDER)
         self._end, self._former_hint = end, hint
         if end is None:
             self._segments = ()
@@ -71,7 +76,9 @@ class Claims:
             self.strangers = answer.strangers
             if answer.again:
                 continue
-            if answer.batch is not None:
+            if answer.batch is None:
+                await self._settle_deferred()
+            else:
                 self._number += 1
                 if table.query is not None:
                     await self._read_query(table, answer.batch, range(len(answer.batch)))
@@ -82,7 +89,14 @@ class Claims:
         self._number += 1
         return self._number
 
-    async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None]:
+    async def _settle_deferred(self) -> None:
+        """At the end of a sweep: deferred rows that it should have met and did not are nobody's any more."""
+        if not self.issues or self._segments or self.table.replay:
+            return
+        facts = (self._claimant.job, self.table.name, self._claimant.run_id, self._begun_at)
+        await self._database.unit(lambda connection: connection.execute(statement("settle_deferred"), *facts))
+
+    async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None, datetime]:
         table, job = self.table, self._claimant.job
         await connection.execute(statement("register_source"), table.name, table.key_signature)
         source = await connection.fetchrow(statement("read_source"), table.name, job)
@@ -92,18 +106,15 @@ class Claims:
             hint = None
             await self._rekey(connection, source["key"])
         selection = self._claimant.selection(issues=True) if table.replay else ()
-        return await connection.fetchval(table.sweep_end, *selection), None if table.replay else hint
+        end = await connection.fetchval(table.sweep_end, *selection)
+        return end, None if table.replay else hint, source["now"]
 
     async def _rekey(self, connection: Connection, former: str) -> None:
         table = self.table
         await connection.fetchval(statement("lock_source"), table.name)
+        await connection.execute(statement("release_expired"), table.name)
         if await connection.fetchval(statement("rekey_source"), table.name, table.key_signature) is None:
-            raise ConfigurationError(
-                f"rows of {table.name} are being claimed by the key ({former})",
-                job=self._claimant.job,
-                setting="key",
-                remedy="use the same key in all jobs on a table, or wait until nothing is claimed under the former one",
-            )
+            raise claimed_by_another_key(table, self._claimant.job, former)
 
     async def _claim(self, token: UUID, most: int) -> tuple[UserTable, Answer]:
         table = self.table
@@ -124,7 +135,7 @@ class Claims:
         async def claim(connection: Connection) -> Answer:
             return await Claim(connection, claimant, self._segments, number).answer(token, most)
 
-        return await self._database.unit(claim)
+        return await self._database.unit(claim, local=_IN_KEY_ORDER)
 
     async def _read_query(self, table: UserTable, batch: Batch, positions: range) -> None:
         """Fill in what the query gives for the claimed keys; other than one readable row is that row's own failure."""

@@ -27,12 +27,10 @@ from etl.core.stages import StageCounts, histogram
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
-from etl.postgres.quarantine import Quarantine
+from etl.postgres.quarantine import IMPATIENTLY, Quarantine
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
 
-# In the second try a locked row is not worth waiting for: it comes back later.
-_IMPATIENT = "200ms"
 DEFER_FOR = timedelta(seconds=5)
 _LOCKED = ErrorText("RowLocked", "another session holds a lock on this row", "")
 
@@ -132,7 +130,7 @@ class Completion:
             raise
 
     async def _in_pieces(self, connection: Connection, progress: _Progress) -> None:
-        await connection.execute(f"SET LOCAL lock_timeout = '{_IMPATIENT}'")
+        await connection.execute(IMPATIENTLY)  # in this second try a locked row comes back later
         done = sorted([*self._outputs, *self._processed.filtered])
         progress.locked = await self._locked(connection, done)
         await self._halve(connection, progress, [position for position in done if position not in progress.locked])
@@ -175,6 +173,8 @@ class Completion:
         """Mark rows done, then write the results of those that were; all or nothing."""
         if not positions:
             return
+        if self._checks_late:
+            await connection.execute("SET CONSTRAINTS ALL DEFERRED")
         taken = await self._mark(connection, positions)
         missing = [position for position in positions if position not in taken]
         rows = [value for position in positions if position in taken for value in self._outputs.get(position, ())]
@@ -182,11 +182,21 @@ class Completion:
             started = time.perf_counter()
             await self._finishing.writer.write(connection, rows)
             progress.sink_seconds.append(time.perf_counter() - started)
+        await self._check_now(connection)
         progress.sink.rows_in += len(rows)
         progress.sink.rows_out += len(rows)
         progress.written |= taken & self._outputs.keys()
         progress.filtered |= taken - self._outputs.keys()
         progress.vanished.update(missing)
+
+    @property
+    def _checks_late(self) -> bool:
+        """Whether the source's table has constraints that may be checked at COMMIT, which would blame nobody."""
+        return self._finishing.table is not None and self._finishing.table.table.deferred_constraints
+
+    async def _check_now(self, connection: Connection) -> None:
+        if self._checks_late:
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
     async def _mark(self, connection: Connection, positions: Sequence[int]) -> set[int]:
         """Mark rows done; those that were still as they had been claimed."""
@@ -215,6 +225,7 @@ class Completion:
         quarantine = self._quarantine(connection)
         if finishing.issues and (handled := progress.written | progress.filtered):
             await quarantine.resolve(sorted(handled))
+        await self._check_now(connection)
         set_aside = await quarantine.add(failures)
         if progress.locked:
             locked = {position: Failure(finishing.sink_name, _LOCKED) for position in progress.locked}

@@ -16,13 +16,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
 from etl.core.faults import Fault
 from etl.core.retry import full_jitter
 from etl.core.sanitise import redact
-from etl.errors import ConfigurationError, DatabaseUnavailableError
+from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
 from etl.postgres.codecs import set_codecs
 from etl.postgres.faults import classify, sqlstate_of
 
@@ -36,6 +37,7 @@ _LONGEST_DELAY = 5.0
 # What a session must look like for keys and bounds to have one text form everywhere.
 _SESSION = {"timezone": "UTC", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "jit": "off"}
 MINIMUM_SERVER = 150000
+_POOLED = "it is behind a pooling proxy: set pooled = true (ETL_POOLED=1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,19 @@ class Database:
                         setting="ETL_DATABASE_URL",
                         remedy="use 15 or newer",
                     )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+                if not pooled:
+                    await self._require_session(connection)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
             await self.close()
-            raise unreachable(error) from None
+            raise unreachable(error, self.settings.dsn) from None
+
+    async def _require_session(self, connection: Connection) -> None:
+        """A pooling proxy may be told to drop what a session asks for; without its timeouts nothing here is safe."""
+        sql = "SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'"
+        if await connection.fetchval(sql) != _milliseconds(self.settings.lock_timeout):
+            raise ConfigurationError(
+                "the server did not take the settings of this session", setting="database", remedy=_POOLED
+            )
 
     async def close(self) -> None:
         """Close all connections; a server that does not answer is not waited for."""
@@ -113,12 +125,15 @@ class Database:
                 pool.terminate()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """One short transaction on a connection of its own. COMMIT comes when the block ends without an exception."""
+    async def transaction(self, *, local: str = "") -> AsyncIterator[Connection]:
+        """One short transaction on a connection of its own. COMMIT comes when the block ends without an exception.
+
+        `local`: statements to send with BEGIN, such as SET LOCAL.
+        """
         assert self._pool is not None, "the database is not open"
         async with self._pool.acquire() as connection:
             try:
-                await connection.execute(self._begin)
+                await connection.execute(f"{self._begin}; {local}" if local else self._begin)
                 yield connection
                 if await connection.execute("COMMIT") != "COMMIT":
                     raise asyncpg.InFailedSQLTransactionError(
@@ -128,7 +143,9 @@ class Database:
                 await _abandon(connection, error)
                 raise
 
-    async def unit(self, work: Callable[[Connection], Awaitable[T]], *, patience: timedelta | None = None) -> T:
+    async def unit(
+        self, work: Callable[[Connection], Awaitable[T]], *, patience: timedelta | None = None, local: str = ""
+    ) -> T:
         """Run `work` in a transaction, and again as a whole while the infrastructure fails.
 
         `work` must be safe to repeat even if its COMMIT took effect unheard: whatever it writes carries a token of its
@@ -139,7 +156,7 @@ class Database:
         attempt = 0
         while True:
             try:
-                async with self.transaction() as connection:
+                async with self.transaction(local=local) as connection:
                     return await work(connection)
             except Exception as error:
                 if classify(error) is not Fault.infrastructure:
@@ -175,16 +192,32 @@ def _plainly(error: BaseException) -> str:
     return redact(f"{type(error).__name__}: {error}" + (f" ({code})" if code else ""))
 
 
-def unreachable(error: BaseException) -> Exception:
+def unreachable(error: BaseException, dsn: str) -> Exception:
     """A failure to connect, as an error of ours that tells what to look at and never a password."""
+    if isinstance(error, EtlError):
+        return error
     text = redact(str(error)).strip() or type(error).__name__
     remedy = "check ETL_DATABASE_URL"
+    if isinstance(error, (ValueError, OverflowError)) and not isinstance(error, asyncpg.InterfaceError):
+        # Of a URL that comes apart at the wrong place the text may show a piece of the password.
+        remedy = "what is special in a password is percent-encoded there: %2F for /, %3A for :, %40 for @"
+        return ConfigurationError("cannot be read as a URL", setting="ETL_DATABASE_URL", remedy=remedy)
     if isinstance(error, (OSError, TimeoutError)):
         return DatabaseUnavailableError(
-            f"no connection to the database: {text} ({remedy}: host, port, is the server up?)"
+            f"no connection to the database{_place(dsn)}: {text} ({remedy}: host, port, is the server up?)"
         )
-    if classify(error) is Fault.infrastructure:
-        return DatabaseUnavailableError(f"the database does not take connections now: {text}")
     if "unsupported startup parameter" in text:
-        remedy = "the server is behind a pooling proxy: set pooled = true (ETL_POOLED=1)"
+        remedy = _POOLED
+    elif classify(error) is Fault.infrastructure:
+        return DatabaseUnavailableError(f"the database does not take connections now: {text}")
     return ConfigurationError(f"cannot connect: {text}", setting="database", remedy=remedy)
+
+
+def _place(dsn: str) -> str:
+    """` at host:port`, where the URL is sure to have come apart at the right places."""
+    parts = urlsplit(dsn)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return ""
+    named = parse_qs(parts.query).get("host", [])
+    place = parts.netloc.rpartition("@")[2] or ", ".join(named)
+    return f" at {place}" if place else ""

@@ -7,7 +7,7 @@ import asyncpg
 from etl.core.faults import Fault
 from etl.core.sanitise import redact
 from etl.errors import ConfigurationError
-from etl.postgres.faults import classify
+from etl.postgres.faults import classify, hint_of, said
 
 _REMEDIES = {
     "42501": "grant the privilege to the database user of this program",
@@ -23,6 +23,5 @@ def explain(error: BaseException) -> BaseException:
     """The error as `ConfigurationError` with a remedy, where it is about what somebody wrote down."""
     if not isinstance(error, asyncpg.PostgresError) or classify(error) is not Fault.configuration:
         return error
-    hint = getattr(error, "hint", None)
-    remedy = _REMEDIES.get(error.sqlstate or "", hint or "run: etl check")
-    return ConfigurationError(redact(str(error)), setting="database", remedy=remedy)
+    remedy = _REMEDIES.get(error.sqlstate or "", hint_of(error) or "run: etl check")
+    return ConfigurationError(redact(said(error)), setting="database", remedy=remedy)

@@ -33,3 +33,14 @@ def _of_interface_error(message: str) -> Fault:
 def sqlstate_of(error: BaseException) -> str | None:
     """The SQLSTATE, if the server spoke."""
     return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+
+
+def said(error: asyncpg.PostgresError) -> str:
+    """The server's sentence alone, on one line: the driver's text of an error goes on with detail and hint."""
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def hint_of(error: asyncpg.PostgresError) -> str | None:
+    """What the server advises."""
+    hint = getattr(error, "hint", None)
+    return hint if isinstance(hint, str) else None

@@ -19,6 +19,9 @@ from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
 
+# A row that another session has locked is not worth waiting for.
+IMPATIENTLY = "SET LOCAL lock_timeout = '200ms'"
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -86,6 +89,7 @@ class Quarantine:
         sql = self._table.fail if self._table is not None else None
         if sql is None or not positions:
             return {}
+        await self._connection.execute(IMPATIENTLY)
         try:
             marked = await self._in_savepoint(lambda: self._connection.fetch(sql, *self._parameters(positions)))
         except asyncpg.PostgresError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -11,6 +11,7 @@ import asyncpg
 from etl.core.counts import Counts
 from etl.core.ports import Blocker, RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import CONTINUATION, RECOVERY, REPLAY, Run, RunState, final_state
+from etl.core.suspects import SUSPICIOUS
 from etl.errors import RunLostError
 from etl.postgres.database import Connection, Database
 from etl.postgres.statements import statement
@@ -83,11 +84,23 @@ class PostgresRunStore:
 
         return await self._database.unit(finish)
 
-    async def reap(self, only: Sequence[UUID] | None = None) -> list[Run]:
-        """End lost runs as crashed, one transaction each, and ask for runs that take over what they held."""
+    async def reap(self, only: Sequence[UUID] | None = None, may_judge: Callable[[], bool] = lambda: True) -> list[Run]:
+        """End lost runs as crashed, one transaction each, and ask for runs that take over what they held.
+
+        `may_judge` is asked inside each transaction: the one before may have been cut off by an outage in which all
+        leases ran out. What comes after the answer to BEGIN comes soon, or the server ends the idle transaction.
+        """
+
+        async def one(connection: Connection) -> Run | UUID | None:
+            return await _reap_one(connection, only, left_alone) if may_judge() else None
+
         reaped: list[Run] = []
-        while (run := await self._database.unit(lambda connection: _reap_one(connection, only))) is not None:
-            reaped.append(run)
+        left_alone: list[UUID] = []
+        while (found := await self._database.unit(one)) is not None:
+            if isinstance(found, Run):
+                reaped.append(found)
+            else:
+                left_alone.append(found)
         return reaped
 
     async def read(self, run_id: UUID) -> Run | None:
@@ -171,14 +184,19 @@ async def _end(connection: Connection, run_id: UUID, end: RunEnd) -> Run:
     return run_of(ended)
 
 
-async def _reap_one(connection: Connection, only: Sequence[UUID] | None) -> Run | None:
-    run_id = await connection.fetchval(statement("lock_lost_run"), None if only is None else [*only])
+async def _reap_one(
+    connection: Connection, only: Sequence[UUID] | None, left_alone: Sequence[UUID]
+) -> Run | UUID | None:
+    """The run that was ended; its id alone if it must be left alone for now; None if there is none left."""
+    run_id: UUID | None = await connection.fetchval(
+        statement("lock_lost_run"), None if only is None else [*only], [*left_alone]
+    )
     if run_id is None:
         return None
     judged = await connection.fetchrow(statement("judge_lost_run"), run_id)
     if judged is None or not judged["lost"]:
-        return None
-    revoked = await connection.fetchrow(statement("expire_batches"), run_id)
+        return run_id
+    revoked = await connection.fetchrow(statement("expire_batches"), run_id, SUSPICIOUS)
     assert revoked is not None
     process = f"process {judged['pid']} on {judged['host']}"
     error = f"the {process} stopped renewing its lease, which ran out at {judged['lease_until']}"

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from etl.core.ports import RunRequest, Wake
+from etl.core.ports import Blocker, RunRequest, Wake
 from etl.core.run import DEFERRED
 from etl.core.schedule import Due, due
 from etl.core.trigger import ClockTrigger
@@ -106,10 +106,14 @@ class PostgresScheduleStore:
 async def _request(connection: Connection, job: str, trigger: str, scheduled_for: datetime) -> None:
     """Ask for the run of one fire time and record the tick with what came of it."""
     request = RunRequest(uuid4(), job, trigger, overlap_key=job, scheduled_for=scheduled_for)
-    if await insert_run(connection, request, None, None):
-        await _tick(connection, job, trigger, scheduled_for, "ran", run_id=request.run_id)
-        return
-    blocker = await find_blocker(connection, request.overlap_key)
+    blocker: Blocker | None = None
+    for _ in range(2):  # whoever blocks the first time may have ended before it could be named
+        if await insert_run(connection, request, None, None):
+            await _tick(connection, job, trigger, scheduled_for, "ran", run_id=request.run_id)
+            return
+        blocker = await find_blocker(connection, request.overlap_key)
+        if blocker is not None:
+            break
     reason = blocker.describe() if blocker is not None else "another run was active"
     await _tick(
         connection,

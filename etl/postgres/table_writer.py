@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import asyncpg
@@ -32,13 +33,14 @@ class TableWriter:
     def __init__(self, table: Table, key: tuple[str, ...] | None) -> None:
         self._table = table
         self._key = key
+        self._fits = False  # whether any row so far had only columns that the table has
         self._statements: dict[tuple[str, ...], str] = {}
 
     async def write(self, connection: Connection, rows: Sequence[Any]) -> None:
         """Write rows inside the caller's transaction.
 
         Raises `ValueRefusedError` or the server's error when a row does not fit, `ConfigurationError` when every row
-        names a column that the table does not have.
+        so far names a column that the table does not have.
         """
         self._check(rows)
         for columns, group in self._grouped(rows).items():
@@ -53,10 +55,11 @@ class TableWriter:
                 raise ValueRefusedError(f"a row for {self._table.identity} must be a dict, not {type(row).__name__}")
         strange = [next((name for name in row if name not in known), None) for row in rows]
         unknown = next((name for name in strange if name is not None), None)
+        self._fits = self._fits or None in strange
         if unknown is None:
             return
         problem = f"table {self._table.identity} has no column {unknown!r}"
-        if all(name is not None for name in strange) and len(rows) > 1:
+        if not self._fits and len(rows) > 1:
             raise ConfigurationError(problem, setting="sink", remedy=f"it has {', '.join(known)}")
         raise ValueRefusedError(problem)
 
@@ -153,7 +156,7 @@ def _refuse_unfit(column: Column, cells: Sequence[Any]) -> None:
     """What Postgres or the driver would store although nobody can have meant it."""
     if column.base in _FINITE:
         for cell in cells:
-            if cell is not None and not isinstance(cell, str) and not math.isfinite(cell):
+            if cell is not None and type(cell) is not int and not _is_finite(cell):
                 raise ValueRefusedError(f"column {column.name!r}: {cell} is not a finite number")
     elif column.base == _INSTANT:
         for cell in cells:
@@ -161,6 +164,14 @@ def _refuse_unfit(column: Column, cells: Sequence[Any]) -> None:
                 raise ValueRefusedError(
                     f"column {column.name!r}: {cell.isoformat()} has no time zone, so it is no instant"
                 )
+
+
+def _is_finite(cell: Any) -> bool:
+    """Whether the driver would make a number of this that is one; text it cannot read is left to it to refuse."""
+    try:
+        return Decimal(cell).is_finite() if isinstance(cell, (Decimal, str)) else math.isfinite(cell)
+    except InvalidOperation:
+        return True
 
 
 def _refused_argument(error: Exception, columns: Sequence[str]) -> ValueRefusedError | None:

@@ -8,6 +8,7 @@ its own name, so that they may qualify their columns with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -204,7 +205,11 @@ RETURNING {_HANDLED}.{_ORDINAL} - 1, (
         return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in self.key)})"
 
     def _key_of_json(self, json: str, *, row: bool = True) -> str:
-        parts = [f"({json} ->> {n - 1})::{column.type}" for n, column in self._numbered]
+        # With the column's collation, or two bounds would be compared by the database's own.
+        parts = [
+            f"({json} ->> {n - 1})::{column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
+            for n, column in self._numbered
+        ]
         return _as_row(parts) if row else ", ".join(parts)
 
     def _handled(self, *, versions: bool = True) -> str:
@@ -252,10 +257,10 @@ SELECT {", ".join([f"{self._alias}.xmin", crashes, *keys, *columns])}
         """Leaves out rows in quarantine that nobody has touched since, and deferred rows that are not due."""
         return f"""
    AND NOT ($1::boolean AND EXISTS (
-       SELECT 1 FROM etl.row_issue i
-        WHERE i.job = $2 AND i.source = $3 AND i.key = {self._key_json} AND i.held
-          AND (i.state = 'open' AND i.version = {self._alias}.xmin::text
-               OR i.state = 'deferred' AND i.due_at > clock_timestamp())))"""
+       SELECT 1 FROM etl.row_issue AS {_ISSUE}
+        WHERE {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.key = {self._key_json} AND {_ISSUE}.held
+          AND ({_ISSUE}.state = 'open' AND {_ISSUE}.version = {self._alias}.xmin::text
+               OR {_ISSUE}.state = 'deferred' AND {_ISSUE}.due_at > clock_timestamp())))"""
 
 
 def _as_row(parts: Sequence[str]) -> str:
@@ -268,58 +273,38 @@ def assigned_columns(assignments: str) -> list[str]:
     Understands quoted names, `(a, b) = (...)`, strings, dollar quotes and comments.
     """
     names: list[str] = []
-    for assignment in _split_top_level(assignments):
-        target = assignment.split("=", 1)[0].strip()
+    for assignment in _split_top_level(assignments, ","):
+        target = _split_top_level(assignment, "=")[0].strip()
         inner = target[1:-1] if target.startswith("(") and target.endswith(")") else target
-        names += [_folded(part) for part in (_split_top_level(inner) if inner is not target else [inner])]
-    return names
+        names += [_folded(part) for part in _split_top_level(inner, ",")]
+    return [name for name in names if name]
+
+
+# A name in front of its subscript or field.
+_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^\s.\["]*))')
+# What hides commas, equals signs and parentheses: comments, strings, quoted names; and words, which may hold a dollar.
+_WHOLE = re.compile(
+    r"""(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))|[eE]'(?:[^'\\]|\\.)*'?|'[^']*'?|"[^"]*"?"""
+    r"""|\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)|[^\W\d][\w$]*|.""",
+    re.DOTALL,
+)
 
 
 def _folded(name: str) -> str:
-    name = name.strip()
-    if name.startswith('"'):
-        return name[1 : name.rindex('"')].replace('""', '"')
-    return name.split("[", 1)[0].split(".", 1)[0].strip().lower()
+    match = _NAME.match(name)
+    assert match is not None
+    quoted, plain = match["quoted"], match["plain"]
+    return quoted.replace('""', '"') if quoted is not None else plain.lower()
 
 
-def _split_top_level(text: str) -> list[str]:
-    """Split SQL at commas outside parentheses, quotes and comments; comments are dropped."""
-    parts, depth, position = [""], 0, 0
-    while position < len(text):
-        end = _end_of_quoted(text, position)
-        piece = text[position:end]
-        if piece.startswith(("--", "/*")):
-            piece = " "
-        elif piece in "([":
-            depth += 1
-        elif piece in ")]":
-            depth -= 1
-        if piece == "," and depth == 0:
+def _split_top_level(text: str, separator: str) -> list[str]:
+    """Split SQL where a separator stands outside parentheses, quotes and comments; comments are dropped."""
+    parts, depth = [""], 0
+    for match in _WHOLE.finditer(text):
+        piece = match[0] if match["comment"] is None else " "
+        depth += (piece in "([") - (piece in ")]")
+        if piece == separator and depth == 0:
             parts.append("")
         else:
             parts[-1] += piece
-        position = end
-    return [part for part in parts if part.strip()]
-
-
-def _end_of_quoted(text: str, start: int) -> int:
-    """Where the quoted thing or comment that begins at `start` ends; `start + 1` if none does."""
-    two = text[start : start + 2]
-    if two == "--":
-        end = text.find("\n", start)
-        return len(text) if end < 0 else end + 1
-    if two == "/*":
-        return _after(text, "*/", start + 2)
-    if text[start] in "'\"":
-        return _after(text, text[start], start + 1)
-    if text[start] == "$":
-        close = text.find("$", start + 1)
-        tag = text[start : close + 1] if close > 0 else ""
-        if tag and (tag == "$$" or tag[1:-1].isidentifier()):
-            return _after(text, tag, close + 1)
-    return start + 1
-
-
-def _after(text: str, closing: str, start: int) -> int:
-    end = text.find(closing, start)
-    return len(text) if end < 0 else end + len(closing)
+    return parts

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from etl.core.batch import Batch, Failure, Processed
 from etl.core.context import BatchContext, Context
 from etl.core.ports import Tracing
-from etl.core.processor import Processor, is_async
+from etl.core.processor import Processor, call_in_thread, is_async
 from etl.core.stages import StageCounts, histogram
 from etl.processors.retrying import GaveUpError, call_again
 
@@ -77,8 +77,12 @@ class _Stage:
             return self._call_each(items, context, seconds, on_error, stop)
         loop = asyncio.get_running_loop()
 
+        def on_error_unless_stopped(raised: Raised) -> None:
+            if not stop.is_set():
+                on_error(raised)
+
         def report(raised: Raised) -> None:
-            loop.call_soon_threadsafe(on_error, raised)
+            loop.call_soon_threadsafe(on_error_unless_stopped, raised)
 
         try:
             return await asyncio.to_thread(self._call_each, items, context, seconds, report, stop)
@@ -125,7 +129,7 @@ class _Stage:
         if self._async:
             return await self._target(context, value)
         if self._threaded:
-            return _plain(await asyncio.to_thread(self._target, context, value))
+            return _plain(await asyncio.to_thread(call_in_thread, self._target, context, value))
         return _plain(self._target(context, value))
 
 

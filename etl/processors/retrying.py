@@ -56,8 +56,10 @@ async def call_again(
     )
     try:
         return await retrying(attempt)
-    except Exception as error:
-        raise GaveUpError(error, attempts) from error
+    except BaseException as error:
+        if error is first_error or isinstance(error, Exception):
+            raise GaveUpError(error, attempts) from error
+        raise
 
 
 def _stop(policy: Retry, started: float) -> Callable[[RetryCallState], bool]:

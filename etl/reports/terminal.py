@@ -136,7 +136,7 @@ def _follow_up(report: RunReport, program: str) -> list[str]:
         commands.append(f"{program} quarantine {run.job} --run {str(run.run_id)[:8]}")
         types = dict.fromkeys(group.error_type for group in still_open)
         commands += [f"{program} replay {run.job} --error {name}" for name in list(types)[:3]]
-    elif run.state in (RunState.failed, RunState.timed_out, RunState.cancelled) and run.trigger != REPLAY:
+    if run.state in (RunState.failed, RunState.timed_out, RunState.cancelled) and run.trigger != REPLAY:
         commands.append(f"{program} run {run.job}")
     return [" next", *(f"   {command}" for command in commands)] if commands else []
 

@@ -65,10 +65,16 @@ class Starter:
             lease = self._lease.total_seconds()
             names = ", ".join(str(run_id) for run_id in run_ids)
             self._tell(f"run {names} shows no sign of life; taking over in {min(probation, lease):.0f} s")
-        while self._heartbeat.probation_left() > 0 and not self._stopping():  # noqa: ASYNC110 - it depends on a clock
-            await asyncio.sleep(min(_LOOK_AGAIN, self._heartbeat.probation_left()))
-        if not self._stopping():
-            await self._store.reap(run_ids)
+        while not self._stopping():
+            if self._heartbeat.may_judge():
+                await self._store.reap(run_ids, self._heartbeat.may_judge)
+                if not await self._any_lost(run_ids):  # else one of their batches is being completed this moment
+                    return
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _any_lost(self, run_ids: Sequence[UUID]) -> bool:
+        found = [await self._store.read(run_id) for run_id in run_ids]
+        return any(run is not None and run.lost for run in found)
 
     async def _adopt(self, queued: Blocker, ours: bool) -> Run | None:
         """A queued run: ours to start if we caused it or nobody else does; None to look again."""

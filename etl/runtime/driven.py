@@ -129,12 +129,15 @@ class DrivenPipeline:
     async def finish(self, batch: Batch) -> None:
         """Process a claimed batch, write its results and record what became of each row."""
         attributes = {"etl.batch.number": batch.number, "etl.batch.token": str(batch.token), "etl.rows": len(batch)}
-        async with self._drive.gate.enter(alone=must_be_alone(batch.crashes)):
+        alone = must_be_alone(batch.crashes)
+        async with self._drive.gate.enter(alone=alone):
             with self._drive.tracing.span("etl.batch", **attributes):
                 if is_poison(batch.crashes):
                     await self._complete(batch, _killed(batch))
-                else:
-                    await self._pass(batch)
+                    return
+                if alone:
+                    await self._table().suspect(batch)
+                await self._pass(batch)
 
     async def settle(self) -> None:
         """Wait for rows that went on by themselves."""

@@ -2,7 +2,8 @@
 
 A processor that blocks the event loop, or a queue for the connection pool, cannot starve it. It also tells whether
 this process may judge others: only after one lease time of uninterrupted renewals of its own, so that the first
-process to come back after an outage of the database does not take everybody for dead.
+process to come back after an outage of the database does not take everybody for dead. An outage that is shorter than
+a lease counts too: a lease that was about to run out when it began does not survive it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,7 +23,13 @@ from etl.core.ports import LeaseRenewer
 
 logger = logging.getLogger("etl.heartbeat")
 
-_SAFETY = 0.9  # of a lease is trusted; the rest is for the way to the server and back
+# Parts of a lease. A beat that got no answer in time is tried again over a new connection while the lease still holds
+# (1/3 + 1/3 + 1/12), and a time without an answer that another process might not have survived counts as an outage.
+_SAFETY = 0.9  # is trusted; the rest is for the way to the server and back
+_INTERVAL = 1 / 3  # between beats
+_ANSWER = 1 / 3  # to wait for an answer
+_RETRY = 1 / 12  # between attempts, but never longer than a second
+_STEADY = 1 / 2  # at most between two answers
 
 
 RenewerFactory = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
@@ -44,7 +51,7 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._wake: Callable[[], None] = lambda: None
-        self._steady_since: float | None = None
+        self._steady_since = float("inf")
         self._last_success = float("-inf")
         self._work_loop: asyncio.AbstractEventLoop | None = None
         self._work_thread = 0
@@ -81,15 +88,19 @@ class Heartbeat:
 
     def probation_left(self) -> float:
         """Seconds until this process may take over from others (infinite while the server does not answer)."""
-        steady_since = self._steady_since
-        if steady_since is None:
+        now = time.monotonic()
+        if now - self._last_success > self._lease * _STEADY:
             return float("inf")
-        return max(0.0, steady_since + self._lease - time.monotonic())
+        return max(0.0, self._steady_since + self._lease - now)
+
+    def may_judge(self) -> bool:
+        """Whether this process may say of others that they are dead. To be asked right before it does."""
+        return self.probation_left() <= 0
 
     @property
     def interval(self) -> float:
         """Seconds between beats."""
-        return self._lease / 3
+        return self._lease * _INTERVAL
 
     def _run(self) -> None:
         try:
@@ -108,22 +119,24 @@ class Heartbeat:
         self._wake = wake
         while not self._stopped.is_set():
             try:
-                async with self._open_renewer() as renewer:
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(self._lease * _ANSWER):
+                        renewer = await stack.enter_async_context(self._open_renewer())
                     while not self._stopped.is_set():
                         await self._beat(renewer)
                         self._watch_loop()
                         await _sleep(awake, self.interval)
             except Exception as error:
                 self._missed(error)
-                await _sleep(awake, min(1.0, self.interval))
+                await _sleep(awake, min(1.0, self._lease * _RETRY))
 
     async def _beat(self, renewer: LeaseRenewer) -> None:
         with self._lock:
             run_ids = list(self._runs)
         started = time.monotonic()
-        async with asyncio.timeout(self._lease / 2):
+        async with asyncio.timeout(self._lease * _ANSWER):
             states = await renewer.renew(run_ids)
-        if self._steady_since is None or started - self._last_success > self._lease:
+        if started - self._last_success > self._lease * _STEADY:
             self._steady_since = started
         self._last_success = started
         known = {state.run_id: state for state in states}
@@ -147,8 +160,6 @@ class Heartbeat:
             self._work_loop.call_soon_threadsafe(entry.on_lost)
 
     def _missed(self, error: Exception) -> None:
-        if time.monotonic() - self._last_success > self._lease:
-            self._steady_since = None
         logger.warning("no heartbeat: %s: %s", type(error).__name__, error)
 
     def _watch_loop(self) -> None:

@@ -133,7 +133,7 @@ class Worker:
         lease = self._lease.total_seconds()
         probation = self._tools.heartbeat.probation_left()
         if probation <= 0:
-            for run in await self._store.reap(None):
+            for run in await self._store.reap(None, self._tools.heartbeat.may_judge):
                 logger.error(
                     "run ended", extra={"etl": {"event": "run.ended", "run_id": str(run.run_id), "job": run.job,
                                                 "status": str(run.state), "error": run.error, "trace_id": run.trace_id}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from etl.core.batch import Failure, Processed
 from etl.core.context import BatchContext, Context
-from etl.core.processor import is_async
+from etl.core.processor import call_in_thread, is_async
 from etl.core.sink import Sink
 from etl.core.stages import StageCounts, histogram
 
@@ -71,4 +71,4 @@ class Delivery:
         if self._async:
             await self._sink.write(context, values)
         else:
-            await asyncio.to_thread(self._sink.write, context, values)
+            await asyncio.to_thread(call_in_thread, self._sink.write, context, values)

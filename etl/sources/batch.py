@@ -81,6 +81,8 @@ def _require_text(setting: str, text: Any) -> None:
         raise _refusal(setting, f"{text!r} is not text", f"write {setting}='...'")
     if "\x00" in text:
         raise _refusal(setting, "contains a NUL character", "remove it")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _refusal(setting, "contains half a character (a lone surrogate)", "remove it")
 
 
 def _whole(setting: str, value: Any, most: int) -> int:

@@ -15,6 +15,10 @@ SELECT a.attname AS name,
        t.typname::text AS base,
        t.typcategory::text AS category,
        t.typtype::text AS kind,
+       (SELECT format('%I.%I', cn.nspname, co.collname)
+          FROM pg_catalog.pg_collation co
+          JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+         WHERE co.oid = a.attcollation) AS collation,
        a.attnotnull OR r.not_null AS not_null,
        a.attgenerated <> '' AS generated,
        pg_catalog.has_column_privilege($1, a.attnum, 'UPDATE') AS may_update,

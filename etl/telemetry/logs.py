@@ -32,7 +32,9 @@ class JsonFormatter(logging.Formatter):
         line |= _facts(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return redact(json.dumps(line, ensure_ascii=False, default=str))
+        # Before they become JSON: a secret ends at a blank, and would take the closing quote along.
+        told = {name: redact(value) if isinstance(value, str) else value for name, value in line.items()}
+        return json.dumps(told, ensure_ascii=False, default=lambda value: redact(str(value)))
 
 
 class TerminalFormatter(logging.Formatter):
@@ -64,11 +66,25 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
     return found
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: a progress bar that is on the screen gets the lines above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def set_up_logging(*, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send the `etl` loggers to standard error: readable on a terminal, JSON elsewhere. Leaves other loggers alone."""
-    target = stream or sys.stderr
-    handler = logging.StreamHandler(target)
-    handler.setFormatter(TerminalFormatter() if target.isatty() else JsonFormatter())
+    """Send the `etl` loggers to standard error: readable on a terminal, JSON elsewhere.
+
+    Other loggers are left alone; the warnings of those that nobody set up come out in the same form.
+    """
+    handler = _StderrHandler() if stream is None else logging.StreamHandler(stream)
+    handler.setFormatter(TerminalFormatter() if handler.stream.isatty() else JsonFormatter())
+    logging.lastResort = handler
     logger = logging.getLogger("etl")
     logger.handlers[:] = [handler]
     logger.setLevel(level)

@@ -1,8 +1,8 @@
 """Cron schedules: the only place that knows croniter.
 
-croniter reads the expression; in front of it stand checks that refuse what it would misread in silence, behind it the
-rule for clock changes that Debian's cron has: a fixed time of day that a spring change skips fires once at the end of
-the gap, one that an autumn change repeats fires once; hourly and finer schedules follow real time.
+croniter reads the expression; in front of it stand checks that refuse what it would misread in silence, behind it a
+rule for clock changes: a fixed time of day that a spring change skips fires once at the end of the gap, one that an
+autumn change repeats fires once; schedules for every hour follow real time.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ class CronTrigger(ClockTrigger):
         self.text = text
         self.zone = _zone(timezone)
         self._expression = _checked(text)
-        hour = self._expression.split()[1]
-        self._fixed_time_of_day = not hour.startswith("*")
+        self._every_hour = croniter(self._expression).expanded[1] == ["*"]
         if next(self.fire_times(datetime(2024, 1, 1, tzinfo=UTC)), None) is None:
             raise _refusal(text, "never fires", "check day and month")
 
@@ -61,13 +60,14 @@ class CronTrigger(ClockTrigger):
 
     def fire_times(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
         """Aware datetimes in the trigger's zone, strictly after `after`, up to and including `until`."""
-        last = after
+        last, end = after.astimezone(UTC), None if until is None else until.astimezone(UTC)
         for moment in self._occurrences(after):
-            if until is not None and moment > until:
+            instant = moment.astimezone(UTC)  # moments of one zone would be compared by what its clocks show
+            if end is not None and instant > end:
                 return
-            if moment > last and not (self._fixed_time_of_day and moment.fold):
+            if instant > last and (self._every_hour or not moment.fold):
                 yield moment
-                last = moment
+                last = instant
 
     def last_fire_time(self, at: datetime) -> datetime | None:
         """The latest fire time not after `at`."""
