@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import hypothesis
 import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
@@ -27,6 +28,10 @@ from etl.postgres.embedded import EmbeddedServer
 from tests.kit import Project
 
 LEASE = timedelta(seconds=2)
+
+# The same examples every time, and no verdict by the clock: what fails here fails everywhere.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,520 @@
+"""Claiming, rule by rule of the protocol: tokens, turns, reserved ranges, sweeps.
+
+Identity of a source; one short transaction per claim, in which claimants of a source take turns; the same token gives
+the same range; a range is reserved while its batch is open or expired, and reserved ranges are disjoint, always (each
+step of a `Holder` checks it); a sweep has an end fixed at its begin, starts from a hint and comes round to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import chain
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink
+from etl.app import Application, HandControls
+from etl.config import Settings
+from etl.core.run import Run, RunState
+from etl.errors import ConfigurationError, RunLostError
+from etl.postgres.database import Database
+from tests.conftest import LEASE, Where
+from tests.faults import Cut
+from tests.kit import NoTracing
+from tests.protocol import Holder, Scene, faulty, ids, open_scene
+
+
+@pytest.fixture
+async def scene(where: Where, database: Database) -> AsyncIterator[Scene]:
+    async with open_scene(where, database) as opened:
+        yield opened
+
+
+# Tokens
+
+
+async def test_a_token_issued_again_is_answered_with_the_same_rows(scene: Scene) -> None:
+    await scene.fill(30)
+    holder = await scene.run()
+    token = uuid4()
+
+    first = await holder.must_claim(token=token)
+    again = await holder.must_claim(token=token)
+    other = await holder.must_claim()
+
+    assert ids(first) == ids(again) == [*range(1, 11)]
+    assert ids(other) == [*range(11, 21)]
+    assert await scene.batches() == [("open", 10), ("open", 10)]
+
+
+async def test_a_token_issued_again_takes_no_more_rows_than_asked_for_before(scene: Scene) -> None:
+    await scene.fill(30)
+    holder = await scene.run()
+    token = uuid4()
+    await holder.must_claim(4, token=token)
+
+    again = await holder.must_claim(10, token=token)
+
+    assert ids(again) == [1, 2, 3, 4]
+
+
+async def test_a_token_issued_from_two_connections_at_once_is_answered_with_the_same_rows(
+    scene: Scene, where: Where
+) -> None:
+    """The one that comes second waits for the source's turn, and then finds the token known."""
+    await scene.fill(30)
+    token = uuid4()
+    async with faulty(where) as (proxy, slow):
+        holder = await scene.run(database=slow)
+        twin = await holder.through(scene.database)
+        recording = proxy.hold(r"INSERT INTO etl\.batch ")
+        first = asyncio.create_task(holder.must_claim(token=token))
+        await recording.reached()
+
+        second = asyncio.create_task(twin.must_claim(token=token))
+        await scene.waiting_for_locks()
+        recording.release()
+
+        assert ids(await first) == ids(await second) == [*range(1, 11)]
+    assert await scene.batches() == [("open", 10)]
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.DURING, Cut.AFTER, Cut.LATE])
+async def test_a_claim_whose_commit_was_lost_takes_one_range(scene: Scene, where: Where, cut: Cut) -> None:
+    """Whatever became of the COMMIT, the same statement issued again settles it."""
+    await scene.fill(30)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        lost = proxy.cut(cut, at="^COMMIT")
+
+        batch = await holder.must_claim()
+
+        assert lost.fired
+        await proxy.let_late_through()
+        await lost.settled.wait()
+        assert ids(batch) == [*range(1, 11)]
+        assert await scene.batches() == [("open", 10)]
+        assert ids(await holder.must_claim()) == [*range(11, 21)]
+
+
+async def test_the_last_answer_to_a_token_counts(scene: Scene) -> None:
+    """The same range, minus the rows that left it, plus those that became visible in it; `claimed` follows."""
+    await scene.fill(10)
+    await scene.execute("DELETE FROM src WHERE id = 4")
+    holder = await scene.run()
+    token = uuid4()
+    await holder.must_claim(token=token)
+    await scene.execute("UPDATE src SET status = 'cancelled' WHERE id IN (2, 3, 5)")
+    await scene.add(4, 4)
+
+    batch = await holder.must_claim(token=token)
+    while_open = await scene.batches()
+    counts = await holder.complete(batch)
+
+    assert ids(batch) == [1, 4, 6, 7, 8, 9, 10]
+    assert while_open == [("open", 7)]
+    assert counts.claimed == counts.written == 7
+    assert await scene.batches() == [("done", 7)]
+    assert (await holder.end()).counts.claimed == 7
+
+
+async def test_a_token_whose_rows_have_all_left_is_completed_with_nothing(scene: Scene) -> None:
+    await scene.fill(5)
+    holder = await scene.run()
+    token = uuid4()
+    await holder.must_claim(token=token)
+    await scene.execute("DELETE FROM src")
+
+    empty = await holder.must_claim(token=token)
+    counts = await holder.complete(empty)
+
+    assert len(empty) == counts.claimed == 0
+    assert await holder.claim() is None
+    assert (await holder.end()).state is RunState.succeeded
+
+
+@pytest.mark.parametrize("fate", ["done", "released", "expired", "replaced"])
+async def test_a_token_whose_batch_is_no_longer_open_is_refused(scene: Scene, fate: str) -> None:
+    """The run itself is running still: the batch alone tells that its time is over."""
+    await scene.fill(20)
+    holder = await scene.run()
+    token = uuid4()
+    await holder.must_claim(token=token)
+    await scene.execute(
+        "UPDATE etl.batch SET state = $1, ended_at = CASE WHEN $1 <> 'expired' THEN now() END,"
+        " written = CASE WHEN $1 = 'done' THEN claimed ELSE 0 END",
+        fate,
+    )
+
+    with pytest.raises(RunLostError, match=f"batch {token} is {fate}"):
+        await holder.claim(token=token)
+
+    assert await scene.batches() == [(fate, 10)]
+
+
+# Whose run it is
+
+
+async def test_a_claim_for_a_run_that_is_not_running_is_refused(scene: Scene) -> None:
+    await scene.fill(30)
+    ended, reaped, unknown, foreign = [await scene.run() for _ in range(4)]
+    await ended.end()
+    await reaped.die()
+    await scene.execute("DELETE FROM etl.run WHERE run_id = $1", unknown.run_id)
+    await scene.execute("UPDATE etl.run SET worker_id = gen_random_uuid() WHERE run_id = $1", foreign.run_id)
+
+    for holder in (ended, reaped, unknown, foreign):
+        with pytest.raises(RunLostError):
+            await holder.claim()
+
+    assert await scene.batches() == []
+
+
+async def test_a_queued_run_claims_nothing(scene: Scene) -> None:
+    await scene.fill(10)
+    holder = await scene.run()
+    await scene.execute("UPDATE etl.run SET state = 'queued' WHERE run_id = $1", holder.run_id)
+
+    with pytest.raises(RunLostError):
+        await holder.claim()
+
+    assert await scene.batches() == []
+
+
+async def test_a_run_that_is_being_ended_gets_no_new_batch(scene: Scene, where: Where) -> None:
+    """The end holds the run's row: the claim waits for it, looks again and is refused."""
+    await scene.fill(30)
+    async with faulty(where) as (proxy, slow):
+        holder = await scene.run()
+        await holder.must_claim()
+        ending = await holder.through(slow)
+        committing = proxy.hold("^COMMIT")
+        end = asyncio.create_task(ending.end())
+        await committing.reached()
+
+        claim = asyncio.create_task(holder.claim())
+        await scene.waiting_for_locks()
+        committing.release()
+
+        assert (await end).state is RunState.succeeded
+        with pytest.raises(RunLostError):
+            await claim
+    assert await scene.batches() == [("released", 10)]
+
+
+async def test_a_run_that_is_claiming_is_ended_after_its_claim(scene: Scene, where: Where) -> None:
+    """The claim holds the run's row, shared: the end waits for it and gives back what it claimed."""
+    await scene.fill(30)
+    async with faulty(where) as (proxy, slow):
+        holder = await scene.run(database=slow)
+        committing = proxy.hold("^COMMIT")
+        claim = asyncio.create_task(holder.claim())
+        await committing.reached()
+
+        end = asyncio.create_task((await holder.through(scene.database)).end())
+        await scene.waiting_for_locks()
+        committing.release()
+
+        assert await claim is not None
+        ended = await end
+    assert (10, 10) == (ended.counts.claimed, ended.counts.released)
+    assert await scene.batches() == [("released", 10)]
+
+
+# Turns
+
+
+async def test_claimants_of_one_source_take_turns(scene: Scene, where: Where) -> None:
+    await scene.fill(30)
+    async with faulty(where) as (proxy, slow):
+        first, second = await scene.run("one", database=slow), await scene.run("two")
+        committing = proxy.hold("^COMMIT")
+        one = asyncio.create_task(first.must_claim())
+        await committing.reached()
+
+        other = asyncio.create_task(second.must_claim())
+        await scene.waiting_for_locks()
+        committing.release()
+
+        assert ids(await one) == [*range(1, 11)]
+        assert ids(await other) == [*range(11, 21)]
+
+
+async def test_a_claim_does_not_wait_for_rows_that_somebody_else_has_locked(scene: Scene, db: Any) -> None:
+    await scene.fill(10)
+    holder = await scene.run()
+
+    async with db.transaction():
+        await db.execute("UPDATE src SET v = 'locked' WHERE id = 3")
+        batch = await asyncio.wait_for(holder.must_claim(), 10)
+
+        assert ids(batch) == [*range(1, 11)]
+
+
+async def test_many_claimants_at_once_get_disjoint_ranges_and_every_row_once(scene: Scene) -> None:
+    """Two jobs on one table with three runs each, all claiming and completing at the same time."""
+    await scene.fill(300)
+    holders = [await scene.run(job, batch_size=7) for job in ("one", "two") for _ in range(3)]
+
+    handled = await asyncio.gather(*(holder.drain() for holder in holders))
+    ended = [await holder.end() for holder in holders]
+
+    assert sorted(chain(*handled)) == [*range(1, 301)]
+    assert await scene.results() == [*range(1, 301)]
+    assert await scene.pending() == []
+    assert sum(run.counts.written for run in ended) == sum(run.counts.claimed for run in ended) == 300
+
+
+async def test_two_jobs_on_one_table_share_its_reservations(scene: Scene) -> None:
+    await scene.fill(20)
+    one, two = await scene.run("one"), await scene.run("two", source=await scene.source("public.src"))
+
+    assert ids(await one.must_claim()) == [*range(1, 11)]
+    assert ids(await two.must_claim()) == [*range(11, 21)]
+    assert await one.claim() is await two.claim() is None
+
+
+async def test_a_name_of_its_own_separates_a_source(scene: Scene, where: Where) -> None:
+    """Neither the reservations nor the turn are shared; that their rows never meet is the author's word."""
+    await scene.fill(20)
+    odd = await scene.source(pending="status = 'pending' AND id % 2 = 1", name="odd ones")
+    even = await scene.source(pending="status = 'pending' AND id % 2 = 0", name="even ones")
+    async with faulty(where) as (proxy, slow):
+        one, two = await scene.run("one", source=odd, database=slow), await scene.run("two", source=even)
+        committing = proxy.hold("^COMMIT")
+        first = asyncio.create_task(one.must_claim())
+        await committing.reached()
+
+        batch = await two.must_claim()
+
+        assert ids(batch) == [*range(2, 21, 2)]
+        committing.release()
+        assert ids(await first) == [*range(1, 20, 2)]
+    assert await scene.fetch("SELECT source FROM etl.batch ORDER BY 1") == ["even ones", "odd ones"]
+
+
+# Live and expired ranges
+
+
+async def test_rows_that_appear_in_a_live_range_wait_until_it_is_done(scene: Scene) -> None:
+    await scene.fill(30)
+    await scene.execute("DELETE FROM src WHERE id IN (4, 5)")
+    owner, other = await scene.run("owner"), await scene.run("other")
+    batch = await owner.must_claim(8)
+    await scene.add(4, 5)
+    await other.claims.begin_sweep()
+
+    while_live = await other.drain()
+    await owner.complete(batch)
+    await other.claims.begin_sweep()
+    afterwards = await other.drain()
+
+    assert ids(batch) == [1, 2, 3, 6, 7, 8, 9, 10]
+    assert while_live == [*range(11, 31)]
+    assert afterwards == [4, 5]
+    assert await scene.pending() == []
+
+
+async def test_rows_that_appear_in_an_expired_range_are_kept_for_its_heir(scene: Scene) -> None:
+    await scene.fill(20)
+    await scene.execute("DELETE FROM src WHERE id IN (4, 5)")
+    owner, other = await scene.run("owner", batch_size=8), await scene.run("other")
+    await owner.must_claim()
+    await owner.die()
+    await scene.add(4, 5)
+
+    others = await other.drain()
+    heir = await scene.run("owner", batch_size=8)
+    inherited = await heir.drain()
+
+    assert others == [*range(11, 21)]
+    assert sorted(inherited) == [*range(1, 11)]
+    assert await scene.pending() == []
+
+
+async def test_a_claim_ends_before_a_reserved_range_and_goes_on_after_it(scene: Scene) -> None:
+    """Three live ranges with holes between them, and a row at the very edge of each."""
+    await scene.fill(40)
+    reserved = await scene.run("reserved")
+    for first, last in ((5, 8), (9, 12), (20, 20)):
+        await _reserve(scene, reserved, first, last)
+    holder = await scene.run("job")
+
+    claimed = await holder.claim_all()
+
+    assert claimed == [[*range(1, 5)], [*range(13, 20)], [*range(21, 31)], [*range(31, 41)]]
+
+
+async def _reserve(scene: Scene, holder: Holder, first: int, last: int) -> None:
+    """Give a holder just these rows, by having all others look done while it claims."""
+    await scene.execute("UPDATE src SET status = 'hidden' WHERE id NOT BETWEEN $1 AND $2", first, last)
+    await holder.claims.begin_sweep()
+    assert ids(await holder.must_claim(last - first + 1)) == [*range(first, last + 1)]
+    await scene.execute("UPDATE src SET status = 'pending'")
+
+
+async def test_a_range_that_covers_the_begin_of_the_sweep_is_left_alone(scene: Scene) -> None:
+    """The hint points into the middle of what somebody else holds."""
+    await scene.fill(30)
+    first = await scene.run("job")
+    await first.complete(await first.must_claim(5))
+    await first.end()
+    await scene.execute("UPDATE src SET status = 'pending'")
+    owner = await scene.run("owner")
+    assert ids(await owner.must_claim()) == [*range(1, 11)]
+
+    holder = await scene.run("job")
+
+    assert await holder.claim_all() == [[*range(11, 21)], [*range(21, 31)]]
+
+
+# Sweeps
+
+
+async def test_a_sweep_ends_although_rows_keep_arriving(scene: Scene) -> None:
+    await scene.fill(25)
+    holder = await scene.run()
+
+    handled = []
+    while (batch := await holder.claim()) is not None:
+        await holder.complete(batch)
+        handled += ids(batch)
+        await scene.add(handled[-1] * 100, handled[-1] * 100 + 9)
+
+    assert handled == [*range(1, 26)]
+    assert len(await scene.pending()) == 30
+
+
+async def test_rows_that_appear_behind_the_sweep_wait_for_the_next(scene: Scene) -> None:
+    await scene.fill(20)
+    await scene.execute("DELETE FROM src WHERE id = 1")
+    first = await scene.run()
+    await first.complete(await first.must_claim())
+    await scene.add(1, 1)
+
+    rest = await first.drain()
+    await first.end()
+    second = await scene.run()
+
+    assert rest == [*range(12, 21)]
+    assert await second.drain() == [1]
+
+
+async def test_a_sweep_begins_at_the_stored_place_and_comes_round_to_it(scene: Scene) -> None:
+    """Every key once, the one at the stored place included, which is the last to come."""
+    await scene.fill(30)
+    first = await scene.run()
+    await first.complete(await first.must_claim())
+    await first.end(RunState.cancelled)
+    await scene.execute("UPDATE src SET status = 'pending'")
+
+    second = await scene.run()
+    handled = await second.drain()
+
+    assert handled == [*range(11, 31), *range(1, 11)]
+    assert await scene.value("SELECT positions ->> 'job' FROM etl.source_cursor") == '["10"]'
+
+
+async def test_a_stored_place_beyond_the_last_row_hides_nothing(scene: Scene) -> None:
+    await scene.fill(20)
+    await (await scene.run()).end()
+    first = await scene.run()
+    await first.drain()
+    await first.end()
+    await scene.execute("DELETE FROM src WHERE id > 5; UPDATE src SET status = 'pending'")
+
+    second = await scene.run()
+
+    assert await second.drain() == [1, 2, 3, 4, 5]
+
+
+async def test_each_job_on_a_table_keeps_its_own_place(scene: Scene) -> None:
+    await scene.fill(30)
+    one = await scene.run("one")
+    await one.complete(await one.must_claim(15))
+    await one.end(RunState.cancelled)
+    await scene.execute("UPDATE src SET status = 'pending'")
+
+    again, other = await scene.run("one"), await scene.run("two")
+
+    assert ids(await again.must_claim()) == [*range(16, 26)]
+    assert ids(await other.must_claim()) == [*range(1, 11)]
+
+
+async def test_a_limited_run_takes_so_many_rows_and_the_next_goes_on_behind_them(
+    scene: Scene, database: Database
+) -> None:
+    await scene.fill(20)
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'", batch_size=3)
+    job = Pipeline("job", source, _without_status, PostgresSink("dst"))
+    application = Application(Settings(lease=LEASE), database, NoTracing())
+
+    runs = [await application.run_job(job, HandControls(), limit=limit) for limit in (7, 2, None)]
+
+    assert [7, 2, 11] == [run.counts.written for run in runs if isinstance(run, Run)]
+    assert await scene.results() == [*range(1, 21)]
+    assert await scene.fetch("SELECT lo ->> 0 FROM etl.batch ORDER BY opened_at") == [
+        "1",
+        "4",
+        "7",
+        "8",
+        "10",
+        "13",
+        "16",
+        "19",
+    ]
+
+
+def _without_status(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row["id"], "v": row["v"]}
+
+
+# One key per source
+
+
+async def test_jobs_that_claim_a_table_by_different_keys_exclude_each_other(scene: Scene) -> None:
+    """Ranges of different keys cannot be compared: the second job is refused while anything is reserved."""
+    await scene.fill(20)
+    await scene.execute("ALTER TABLE src ADD number bigint NOT NULL UNIQUE GENERATED ALWAYS AS (1000 - id) STORED")
+    by_id = await scene.run("by id")
+    batch = await by_id.must_claim()
+    by_number = await scene.run("by number", source=await scene.source(key="number"), swept=False)
+
+    with pytest.raises(ConfigurationError, match=r"being claimed by the key \(id int8\)"):
+        await by_number.claims.begin_sweep()
+    await by_id.complete(batch)
+    await by_number.claims.begin_sweep()
+
+    assert await by_number.drain() == [*range(980, 990)]
+
+
+async def test_a_run_notices_that_its_source_is_now_claimed_by_another_key(scene: Scene) -> None:
+    """Between two of its batches a run has nothing reserved: the other job may come, and then the run must go."""
+    await scene.fill(20)
+    await scene.execute("ALTER TABLE src ADD number bigint NOT NULL UNIQUE GENERATED ALWAYS AS (1000 - id) STORED")
+    by_id = await scene.run("by id")
+    await by_id.complete(await by_id.must_claim())
+    by_number = await scene.run("by number", source=await scene.source(key="number"))
+    batch = await by_number.must_claim(5)
+
+    with pytest.raises(ConfigurationError, match=r"claimed by the key \(number int8\)"):
+        await by_id.claim()
+
+    assert (await by_number.complete(batch)).written == 5
+
+
+async def test_a_job_whose_key_was_changed_is_not_stopped_by_what_its_dead_run_left(scene: Scene) -> None:
+    """Only a run of this job could take the range over, and none will ever claim by the former key again."""
+    await scene.fill(20)
+    await scene.execute("ALTER TABLE src ADD number bigint NOT NULL UNIQUE GENERATED ALWAYS AS (1000 - id) STORED")
+    dead = await scene.run()
+    await dead.must_claim()
+    await dead.die()
+
+    heir = await scene.run(source=await scene.source(key="number"))
+
+    assert await heir.drain() == [*range(980, 1000)]
+    assert await scene.fetch("SELECT state FROM etl.batch WHERE run_id = $1", dead.run_id) == ["released"]

@@ -1,0 +1,171 @@
+"""Settings: where they may be written, who wins, and what is said about those that cannot be right."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from etl.config import Settings, load_settings
+from etl.durations import format_duration, parse_duration
+from etl.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, and no ETL_ variables."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ETL_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_without_any_settings_the_documented_defaults_hold() -> None:
+    expected = Settings(
+        database_url="",
+        pooled=False,
+        lease=timedelta(seconds=30),
+        grace=timedelta(seconds=25),
+        jobs=("jobs",),
+        max_runs=10,
+        connections=20,
+    )
+
+    assert expected == load_settings()
+
+
+def test_a_flag_wins_over_the_environment_over_etl_toml_over_pyproject(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place loses to the next one, and says nothing about settings it does not name."""
+    (folder / "pyproject.toml").write_text('[tool.etl]\nlease = "11s"\ngrace = "11s"\n')
+    only_pyproject = load_settings()
+
+    (folder / "etl.toml").write_text('lease = "22s"\n')
+    etl_toml = load_settings()
+
+    monkeypatch.setenv("ETL_LEASE", "33s")
+    environment = load_settings()
+
+    flag = load_settings(lease="44s", grace=None)
+
+    assert [11, 22, 33, 44] == [
+        round(settings.lease.total_seconds()) for settings in (only_pyproject, etl_toml, environment, flag)
+    ]
+    assert timedelta(seconds=11) == only_pyproject.grace
+    assert Settings().grace == etl_toml.grace, "etl.toml is read instead of pyproject.toml, not on top of it"
+
+
+def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ("postgresql://u@h/d", True, timedelta(minutes=1), timedelta(seconds=5), ("a", "b.c"), 3, 4)
+    (folder / "etl.toml").write_text(
+        'database_url = "postgresql://u@h/d"\npooled = true\nlease = "1m"\ngrace = 5\njobs = ["a", "b.c"]\n'
+        "max_runs = 3\nconnections = 4\n"
+    )
+    from_file = load_settings()
+    (folder / "etl.toml").unlink()
+    for name, value in {
+        "DATABASE_URL": "postgresql://u@h/d",
+        "POOLED": "1",
+        "LEASE": "60",
+        "GRACE": "5s",
+        "JOBS": " a, b.c ,",
+        "MAX_RUNS": "3",
+        "CONNECTIONS": "4",
+    }.items():
+        monkeypatch.setenv(f"ETL_{name}", value)
+
+    from_environment = load_settings()
+
+    assert expected == tuple(getattr(from_file, name) for name in Settings.model_fields)
+    assert expected == tuple(getattr(from_environment, name) for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        ("etl.toml", 'leese = "5s"', ["'leese'", "lease"]),
+        ("etl.toml", 'lease = "soon"', ["lease", "'soon'", "30s"]),
+        ("etl.toml", "lease = -1", ["lease", "-1"]),
+        ("etl.toml", "lease = 0.4", ["lease", "500 ms"]),
+        ("etl.toml", "lease = inf", ["lease", "inf"]),
+        ("etl.toml", "max_runs = 0", ["max_runs", "1"]),
+        ("etl.toml", 'pooled = "perhaps"', ["pooled", "boolean"]),
+        ("etl.toml", "database_url = 5", ["database_url", "string"]),
+        ("etl.toml", 'jobs = ["a", 5]', ["jobs", "string"]),
+        ("etl.toml", "lease = ", ["etl.toml", "cannot be read"]),
+        ("pyproject.toml", "[tool]\netl = 5", ["pyproject.toml", "[tool.etl]"]),
+        ("pyproject.toml", '[tool.etl]\nleese = "5s"', ["'leese'"]),
+    ],
+)
+def test_what_cannot_be_right_is_named_with_what_is_wrong(folder: Path, file: str, text: str, named: list[str]) -> None:
+    (folder / file).write_text(text)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+
+    assert [] == [piece for piece in named if piece not in str(refusal.value)], str(refusal.value)
+    assert refusal.value.remedy
+
+
+def test_all_wrong_settings_are_named_at_once_and_the_variable_where_one_is_meant(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "etl.toml").write_text('grace = "x"\n')
+    monkeypatch.setenv("ETL_LEASE", "y")
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+
+    assert "ETL_LEASE: 'y'" in str(refusal.value)
+    assert "grace: 'x'" in str(refusal.value)
+
+
+def test_the_password_in_the_url_is_in_no_message_and_no_repr(folder: Path) -> None:
+    (folder / "etl.toml").write_text('database_url = "postgresql://u:S3cret@h/d"\nlease = "x"\n')
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+    (folder / "etl.toml").write_text('database_url = "postgresql://u:S3cret@h/d"\n')
+    settings = load_settings()
+
+    assert "S3cret" not in str(refusal.value)
+    assert "S3cret" not in repr(settings)
+    assert "S3cret" in settings.database_url
+
+
+@pytest.mark.parametrize("text", ["", "[tool.other]\nlease = 1\n", "tool = 5", "[tool.etl]", "[tool.etl"])
+def test_a_pyproject_that_says_nothing_to_us_is_left_alone(folder: Path, text: str) -> None:
+    """Somebody else's file: even one that is broken is for its own tools to complain about."""
+    (folder / "pyproject.toml").write_text(text)
+
+    assert Settings() == load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("1m30s", 90), ("500ms", 0.5), ("2h", 7200), ("1d", 86400), ("1h 30m", 5400), (" 7 ", 7), ("2.5s", 2.5),
+     (4, 4), (0.25, 0.25), (timedelta(minutes=3), 180), ("0", 0)],
+)  # fmt: skip
+def test_durations_are_read_as_people_write_them(text: int | float | str | timedelta, seconds: float) -> None:
+    assert timedelta(seconds=seconds) == parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "5 x", "5s later", "-1", "-1s", "nan", "inf", "1e400", "5s5", True, None, [5]]
+)
+def test_what_is_no_duration_is_refused_with_its_value(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a duration") as refusal:
+        parse_duration(text)  # type: ignore[arg-type]
+
+    assert repr(text) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.004, "0.00 s"), (0.42, "0.42 s"), (9.994, "9.99 s"), (9.996, "10.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"),
+     (132, "2 min 12 s"), (3599.6, "1 h 00 min"), (3900, "1 h 05 min")],
+)  # fmt: skip
+def test_seconds_are_shown_in_the_unit_people_think_in(seconds: float, shown: str) -> None:
+    assert shown == format_duration(seconds)
