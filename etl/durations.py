@@ -6,6 +6,8 @@ import re
 from datetime import timedelta
 from typing import TypeAlias
 
+from etl.errors import ConfigurationError
+
 Duration: TypeAlias = "int | float | str | timedelta"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -27,6 +29,14 @@ def parse_duration(value: Duration) -> timedelta:
     if 0 <= seconds <= _LONGEST:  # false for NaN
         return timedelta(seconds=seconds)
     raise ValueError(f"{value!r} is not a duration of zero or more")
+
+
+def declared_duration(value: Duration, setting: str) -> timedelta:
+    """Read a duration of a declaration. Raises `ConfigurationError` naming the setting."""
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ConfigurationError(str(error), setting=setting) from None
 
 
 def _seconds(value: int | float | str) -> float:

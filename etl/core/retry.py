@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from etl.durations import Duration, parse_duration
+from etl.durations import Duration, declared_duration
 from etl.errors import ConfigurationError
 
 
@@ -53,12 +53,9 @@ class Retry:
                 )
         object.__setattr__(self, "attempts", attempts)
         object.__setattr__(self, "on", classes)
-        try:
-            object.__setattr__(self, "delay", parse_duration(delay))
-            object.__setattr__(self, "max_delay", parse_duration(max_delay))
-            object.__setattr__(self, "total", None if total is None else parse_duration(total))
-        except ValueError as error:
-            raise ConfigurationError(str(error), setting="Retry") from None
+        object.__setattr__(self, "delay", declared_duration(delay, "Retry"))
+        object.__setattr__(self, "max_delay", declared_duration(max_delay, "Retry"))
+        object.__setattr__(self, "total", None if total is None else declared_duration(total, "Retry"))
 
 
 def full_jitter(attempt: int, *, first: float, cap: float, rand: Callable[[], float] = random.random) -> float:

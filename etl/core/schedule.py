@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from etl.core.overlap import Missed
 from etl.core.trigger import ClockTrigger
 
 # Up to this many missed fire times get a tick each; a longer row leaves one summary.
@@ -37,7 +36,7 @@ class Due:
     next_at: datetime | None
 
 
-def due(trigger: ClockTrigger, next_at: datetime, now: datetime) -> Due:
+def due(trigger: ClockTrigger, next_at: datetime, now: datetime, *, job: str = "") -> Due:
     """Decide about every fire time from `next_at` (a fire time itself) up to `now`, by the trigger's missed policy.
 
     All in UTC: moments of one zone compare, and count, by what its clocks show.
@@ -45,27 +44,45 @@ def due(trigger: ClockTrigger, next_at: datetime, now: datetime) -> Due:
     next_at, now = next_at.astimezone(UTC), now.astimezone(UTC)
     if next_at > now:
         return Due((), (), None, next_at)
-    upcoming = next(_in_utc(trigger.fire_times(next_at)), None)
+    upcoming = next(_in_utc(trigger.fire_times(next_at, job=job)), None)
     last = next_at
     if upcoming is not None and upcoming <= now:
-        upcoming = next(_in_utc(trigger.fire_times(now)), None)
-        last = max(next_at, (trigger.last_fire_time(now) or next_at).astimezone(UTC))
-    serve = (last,) if trigger.missed is Missed.last or now - last <= PUNCTUAL else ()
-    earlier = list(islice(_between(trigger, next_at, last), COUNTED + 1))
+        upcoming = next(_in_utc(trigger.fire_times(now, job=job)), None)
+        last = max(next_at, (trigger.last_fire_time(now, job=job) or next_at).astimezone(UTC))
+    serve = _served(trigger, next_at, last, now, job)
+    end = serve[0] if serve else last  # what comes before it is not made up for
+    earlier = list(islice(_between(trigger, next_at, end, job), COUNTED + 1))
     if not serve:
         earlier.append(last)
     if len(earlier) <= MISSED_ONE_BY_ONE:
         return Due(serve, tuple(earlier), None, upcoming)
     count = len(earlier) if len(earlier) <= COUNTED else None
-    final = last if not serve else (trigger.last_fire_time(last - timedelta(microseconds=1)) or earlier[-1])
-    return Due(serve, (), MissedRange(earlier[0], final.astimezone(UTC), count), upcoming)
+    final = last if not serve else _before(trigger, end, job) or earlier[-1]
+    return Due(serve, (), MissedRange(earlier[0], final, count), upcoming)
 
 
-def _between(trigger: ClockTrigger, first: datetime, last: datetime) -> Iterator[datetime]:
+def _served(trigger: ClockTrigger, first: datetime, last: datetime, now: datetime, job: str) -> tuple[datetime, ...]:
+    """The fire times to serve, the latest of those from `first` to `last`."""
+    missed = trigger.missed
+    too_late = missed.limit is not None and now - last > missed.limit
+    if now - last > PUNCTUAL and (too_late or missed.count == 0):
+        return ()
+    serve = [last]
+    while len(serve) < missed.count and (earlier := _before(trigger, serve[0], job)) is not None and earlier >= first:
+        serve.insert(0, earlier)
+    return tuple(serve)
+
+
+def _before(trigger: ClockTrigger, moment: datetime, job: str) -> datetime | None:
+    earlier = trigger.last_fire_time(moment - timedelta(microseconds=1), job=job)
+    return None if earlier is None else earlier.astimezone(UTC)
+
+
+def _between(trigger: ClockTrigger, first: datetime, last: datetime, job: str) -> Iterator[datetime]:
     """Fire times from `first` (included) to `last` (left out)."""
     if first < last:
         yield first
-        for moment in _in_utc(trigger.fire_times(first, last)):
+        for moment in _in_utc(trigger.fire_times(first, last, job=job)):
             if moment < last:
                 yield moment
 

@@ -16,6 +16,7 @@ from croniter.croniter import CroniterBadDateError, CroniterError
 
 from etl.core.overlap import Missed, Overlap
 from etl.core.trigger import ClockTrigger
+from etl.durations import Duration
 from etl.errors import ConfigurationError
 
 _FIELDS = ("minute", "hour", "day of month", "month", "day of week")
@@ -44,9 +45,15 @@ class CronTrigger(ClockTrigger):
     kind = "cron"
 
     def __init__(
-        self, text: str, *, timezone: str = "UTC", overlap: str = Overlap.skip, missed: str = Missed.last
+        self,
+        text: str,
+        *,
+        timezone: str = "UTC",
+        overlap: str | Overlap | None = None,
+        missed: str | Missed = Missed.last,
+        start_deadline: Duration | None = None,
     ) -> None:
-        super().__init__(overlap=overlap, missed=missed)
+        super().__init__(overlap=overlap, missed=missed, start_deadline=start_deadline)
         self.text = text
         self.zone = _zone(timezone)
         self._expression = _checked(text)
@@ -58,7 +65,7 @@ class CronTrigger(ClockTrigger):
     def spec(self) -> str:
         return f"cron {self._expression} in {self.zone.key}"
 
-    def fire_times(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
+    def fire_times(self, after: datetime, until: datetime | None = None, *, job: str = "") -> Iterator[datetime]:
         """Aware datetimes in the trigger's zone, strictly after `after`, up to and including `until`."""
         last, end = after.astimezone(UTC), None if until is None else until.astimezone(UTC)
         for moment in self._occurrences(after):
@@ -69,7 +76,7 @@ class CronTrigger(ClockTrigger):
                 yield moment
                 last = instant
 
-    def last_fire_time(self, at: datetime) -> datetime | None:
+    def last_fire_time(self, at: datetime, *, job: str = "") -> datetime | None:
         """The latest fire time not after `at`."""
         backwards = croniter(self._expression, _instant(at, self.zone) + timedelta(seconds=1), ret_type=datetime)
         try:

@@ -154,14 +154,19 @@ def test_an_unknown_time_zone_is_refused(zone: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"), [("overlap", "'skip'"), ("missed", "'last', 'none'")], ids=["overlap", "missed"]
+    ("setting", "words"),
+    [
+        ("overlap", "'skip', 'again', 'queue(3)', 'replace' or 'parallel(4)'"),
+        ("missed", "'last', 'none', 'all(3)' or 'within(15m)'"),
+    ],
+    ids=["overlap", "missed"],
 )
 def test_an_unknown_policy_is_refused_with_those_there_are(setting: str, words: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         CronTrigger("* * * * *", **{setting: "sometimes"})
 
     assert refused.value.setting == setting
-    assert refused.value.remedy == f"use one of: {words}"
+    assert refused.value.remedy == f"use {words}"
 
 
 @given(st.text(alphabet="0123456789*/-,L#?WRHmonjan ", max_size=25))

@@ -31,7 +31,7 @@ class Every(ClockTrigger):
     def spec(self) -> str:
         return f"every {self.period}"
 
-    def fire_times(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
+    def fire_times(self, after: datetime, until: datetime | None = None, *, job: str = "") -> Iterator[datetime]:
         number = max(0, (after - START) // self.period + 1)
         while self.times is None or number < self.times:
             moment = START + number * self.period
@@ -40,7 +40,7 @@ class Every(ClockTrigger):
             yield moment
             number += 1
 
-    def last_fire_time(self, at: datetime) -> datetime | None:
+    def last_fire_time(self, at: datetime, *, job: str = "") -> datetime | None:
         number = (at - START) // self.period
         if self.times is not None:
             number = min(number, self.times - 1)
@@ -203,12 +203,12 @@ def test_on_time_only_the_next_fire_time_is_computed() -> None:
     asked = []
 
     class Watched(Every):
-        def fire_times(self, after: datetime, until: datetime | None = None) -> Iterator[datetime]:
+        def fire_times(self, after: datetime, until: datetime | None = None, *, job: str = "") -> Iterator[datetime]:
             for moment in super().fire_times(after, until):
                 asked.append(moment)
                 yield moment
 
-        def last_fire_time(self, at: datetime) -> datetime | None:
+        def last_fire_time(self, at: datetime, *, job: str = "") -> datetime | None:
             raise AssertionError("looked back")
 
     decision = due(Watched(MINUTE), START + MINUTE, START + MINUTE + SECOND)
