@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from etl.config import Settings
@@ -17,8 +19,8 @@ from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
+from etl.core.service import Service, requested
 from etl.core.sink import TableSink
-from etl.core.trigger import ClockTrigger
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
 from etl.postgres.check import Findings, check, checked, count_pending
@@ -27,6 +29,7 @@ from etl.postgres.embedded import EmbeddedServer
 from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import lease_connection
+from etl.postgres.listener import listening
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.schedule_store import PostgresScheduleStore
 from etl.processors.chain import Chain
@@ -92,10 +95,17 @@ class Application:
         self.worker = WorkerIdentity(uuid4(), socket.gethostname(), os.getpid())
         self._binder = PostgresBinder(database)
 
-    async def run_job(self, pipeline: Pipeline, hand: HandControls, *, limit: int | None = None) -> Run | Blocker:
+    async def run_job(
+        self,
+        pipeline: Pipeline,
+        hand: HandControls,
+        *,
+        limit: int | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Run | Blocker:
         """Run a job here and now, unless a run of it is active. Raises `ConfigurationError` before anything happens."""
         await checked(self.database, pipeline)
-        request = RunRequest(uuid4(), pipeline.name, MANUAL, overlap_key=pipeline.name, row_limit=limit)
+        request = requested(pipeline, MANUAL, self.settings.pools, arguments=arguments, row_limit=limit)
         async with self._tools() as tools:
             return await self._run_request(tools, pipeline, request, hand)
 
@@ -118,7 +128,7 @@ class Application:
         table = (await checked(self.database, pipeline)).source
         if not await self.issues.count(pipeline.name, error, run_id):
             return Replayed(None, 0, 0)
-        request = RunRequest(uuid4(), pipeline.name, REPLAY, overlap_key=pipeline.name)
+        request = requested(pipeline, REPLAY, self.settings.pools)
         async with self._tools() as tools:
             starter = self._starter(tools, hand)
             run, started = await starter.start(request)
@@ -131,20 +141,16 @@ class Application:
 
     async def work(self, pipelines: dict[str, Pipeline], on_ready: Callable[[Worker], None]) -> None:
         """Be a worker until stopped; `on_ready` gets the worker before it begins."""
-        triggers = {
-            (pipeline.name, name): trigger
-            for pipeline in pipelines.values()
-            for name, trigger in pipeline.source.named_triggers().items()
-            if isinstance(trigger, ClockTrigger)
-        }
+        service = Service(pipelines, self.settings.pools)
         async with self._tools() as tools:
             worker = Worker(
-                pipelines,
+                service,
                 tools,
-                PostgresScheduleStore(self.database, triggers, list(pipelines)),
+                PostgresScheduleStore(self.database, service, self.worker, self.settings.lease, self.settings.history),
                 lease=self.settings.lease,
                 grace=self.settings.grace,
                 max_runs=self.settings.max_runs,
+                listen=partial(listening, self.database.settings),
             )
             on_ready(worker)
             await worker.run()

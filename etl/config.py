@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     `grace`         how long a shutdown waits for what is in hand.
     `jobs`          packages with job modules, looked for in the folder one stands in.
     `max_runs`      runs at the same time in one worker.
+    `pools`         limits on runs that are active at once in the whole cluster, by name; jobs name theirs.
+    `history`       how long finished runs, ticks and messages are kept.
     `connections`   connections to the server at the same time in one process, the heartbeat's apart.
     """
 
@@ -39,6 +41,8 @@ class Settings(BaseSettings):
     jobs: Annotated[tuple[str, ...], NoDecode] = ("jobs",)
     max_runs: int = Field(default=10, ge=1, le=1000)
     connections: int = Field(default=20, ge=2, le=1000)
+    pools: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
+    history: Span = timedelta(days=90)
 
     @field_validator("jobs", mode="before")
     @classmethod

@@ -20,8 +20,8 @@ from etl.app import Application
 from etl.core.pipeline import Pipeline
 from etl.core.run import Run
 from etl.errors import ConfigurationError
+from etl.postgres.asking import find_blocker
 from etl.postgres.database import Connection
-from etl.postgres.run_store import find_blocker
 from etl.postgres.statements import statement
 
 JOB = "flights"

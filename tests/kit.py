@@ -12,8 +12,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
+
+from etl import Pipeline, PPrintSink, Trigger, TriggerSource
+from etl.core.ports import WorkerIdentity
+from etl.core.service import Service
+from etl.postgres.database import Database
+from etl.postgres.schedule_store import PostgresScheduleStore
 
 T = TypeVar("T")
 
@@ -114,3 +122,32 @@ class Finished:
     def json(self) -> Any:
         """What it printed with --json."""
         return json.loads(self.out)
+
+
+class Idle(TriggerSource):
+    """A source whose cycle does nothing."""
+
+    async def cycle(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
+
+def a_job(name: str, *triggers: Trigger, **options: Any) -> Pipeline:
+    """A job that does nothing, when its triggers say so."""
+    return Pipeline(name, Idle().on(*triggers), PPrintSink(), **options)
+
+
+def schedules(
+    database: Database,
+    *pipelines: Pipeline,
+    worker: WorkerIdentity | None = None,
+    lease: timedelta = timedelta(seconds=30),
+    **pools: int,
+) -> PostgresScheduleStore:
+    """What a worker that serves these jobs schedules by."""
+    return PostgresScheduleStore(
+        database,
+        Service({pipeline.name: pipeline for pipeline in pipelines}, pools),
+        worker or WorkerIdentity(uuid4(), "here", os.getpid()),
+        lease,
+        timedelta(days=90),
+    )

@@ -26,6 +26,9 @@ class Pipeline:
     `max_quarantined`  rows (50) or share of the claimed rows ("2%") a run may set aside; one more fails the run and
                        gives the batch in hand back, so that a bad deploy does not poison the table.
     `timeout`          longest time one run may take; what is in hand is given back and the run ends `timed_out`.
+    `overlap_key`      jobs with the same key count as one for the overlap policies of triggers; default: the name.
+    `pool`             name of a limit on runs that are active at once in the whole cluster; settings give its size:
+                       `[pools]` in etl.toml.
     `resources`        name -> function without arguments that returns a context manager (sync or async), an awaitable
                        or a plain value; opened once per worker at the job's first run, closed with the worker, found as
                        `context.resources[name]`.
@@ -40,6 +43,8 @@ class Pipeline:
         *parts: Processor | Sink | Callable[..., Any],
         max_quarantined: int | str | None = None,
         timeout: Duration | None = None,
+        overlap_key: str | None = None,
+        pool: str | None = None,
         resources: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -49,6 +54,8 @@ class Pipeline:
                 remedy="use letters, digits, '_', '-' and '.', at most 100",
             )
         self.name = name
+        self.overlap_key = self._checked_name("overlap_key", overlap_key) or name
+        self.pool = self._checked_name("pool", pool)
         self.source = self._checked_source(source)
         self.processors, self.sink = self._checked_parts(parts)
         try:
@@ -63,6 +70,13 @@ class Pipeline:
             if not callable(opener):
                 raise self._refusal("resources", f"{resource!r} is not a function", "give a function that opens it")
         self.declared_at = _declaration_place()
+
+    def _checked_name(self, setting: str, value: str | None) -> str | None:
+        if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+            raise self._refusal(
+                setting, f"{value!r} is not a name", "use letters, digits, '_', '-' and '.', at most 100"
+            )
+        return value
 
     def _checked_source(self, source: Any) -> TriggerSource:
         if isinstance(source, TriggerSource):

@@ -12,6 +12,7 @@ from uuid import UUID
 from etl.core.batch import Batch, Processed
 from etl.core.context import BatchContext
 from etl.core.counts import Counts
+from etl.core.overlap import Overlap
 from etl.core.pipeline import Pipeline
 from etl.core.run import Run, RunState
 
@@ -23,6 +24,17 @@ class WorkerIdentity:
     worker_id: UUID
     host: str
     pid: int
+
+
+# What a notification says when a run was asked to stop.
+CANCEL = "cancel"
+
+
+class Pool(NamedTuple):
+    """A limit on runs that are active at once, in the whole cluster."""
+
+    name: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,19 @@ class RunRequest:
     row_limit: int | None = None
     parent_id: UUID | None = None
     attempt: int = 1
+    overlap: Overlap = Overlap.skip
+    places: int = 1  # runs of the overlap key that may be active at once
+    slot: int | None = None  # this place and no other: the one that a run leaves to its successor
+    pool: Pool | None = None
+    start_within: timedelta | None = None
+    serves_messages: bool = False
+
+    @property
+    def slots(self) -> list[int]:
+        """The places it may have, best first; below 0 it waits."""
+        if self.slot is not None:
+            return [self.slot]
+        return [*range(max(self.places, self.overlap.places)), *range(-1, -1 - self.overlap.waiting, -1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +77,16 @@ class Blocker:
     pid: int | None
     lost: bool
     waiting: timedelta
+    batch: int | None = None
+    batch_since: datetime | None = None
 
     def describe(self) -> str:
         """One clause for messages."""
         where = f" on {self.host} (pid {self.pid})" if self.host else ""
-        return f"run {self.run_id} of {self.job} is {self.state} since {self.since:%Y-%m-%d %H:%M:%S %Z}{where}"
+        told = f"run {self.run_id} of {self.job} is {self.state} since {self.since:%Y-%m-%d %H:%M:%S %Z}{where}"
+        if self.batch is None or self.batch_since is None:
+            return told
+        return f"{told}, in batch {self.batch} since {self.batch_since:%H:%M:%S %Z}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +98,7 @@ class RunEnd:
     error: str | None = None
     positions: Mapping[str, list[str]] = field(default_factory=dict)  # source -> where the next sweep may begin
     continue_as: UUID | None = None  # queue another run for what is left, under this id
+    may_fold: bool = False  # if it found nothing, one row of history is enough for it and the one before
 
 
 class RunStore(Protocol):
@@ -77,9 +108,15 @@ class RunStore(Protocol):
         """Record a run as running here, or say what blocks it."""
 
     async def start_queued(
-        self, jobs: Sequence[str], worker: WorkerIdentity, lease: timedelta, in_hand: Sequence[UUID], only: UUID | None
+        self,
+        jobs: Sequence[str],
+        worker: WorkerIdentity,
+        lease: timedelta,
+        in_hand: Sequence[UUID],
+        only: UUID | None,
+        pools: Sequence[Pool] = (),
     ) -> Run | None:
-        """Start the oldest queued run of these jobs here."""
+        """Start the oldest queued run of these jobs here for which there is a place."""
 
     async def note_trace(self, run_id: UUID, trace_id: str) -> None:
         """Note the trace a run belongs to."""
@@ -204,11 +241,12 @@ class Tracing(Protocol):
 
 
 class LeaseState(NamedTuple):
-    """What the server says about a run: still ours? renewed just now?"""
+    """What the server says about a run: still ours? renewed just now? asked to stop, and why?"""
 
     run_id: UUID
     alive: bool
     renewed: bool
+    cancel_reason: str | None = None
 
 
 class LeaseRenewer(Protocol):
@@ -238,24 +276,43 @@ class Binder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """When a worker has something to do: seconds until a trigger is due, and whether runs or deferred rows wait now."""
+    """When a worker has something to do: seconds until a trigger is due, and what waits now."""
 
     due_in: float | None
     queued: bool
     deferred: bool
+    messages: bool
 
 
 class ScheduleStore(Protocol):
-    """The schedule of this process's clock triggers."""
+    """The triggers of this process, and what they ask for."""
 
     async def register(self) -> None:
-        """Make them known."""
+        """Make them, and this worker, known."""
+
+    async def adopt(self) -> bool:
+        """Register again what a worker that is gone had defined differently; whether there was such a thing."""
 
     async def fire(self) -> int:
-        """Decide about fire times that are due."""
+        """Decide about fire times that are due, and about runs that could not start in time."""
+
+    async def fire_messages(self) -> int:
+        """Ask for runs for messages that wait."""
+
+    async def fire_idle(self, most: int) -> int:
+        """Ask for runs of triggers that fire when there is nothing else to do."""
+
+    async def send(self, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
+        """Record that a trigger fired by itself."""
 
     async def wake(self) -> Wake:
         """When there is something to do next."""
 
     async def ask_for_deferred(self) -> None:
         """Queue runs for deferred rows that are due."""
+
+    async def tidy(self) -> None:
+        """Drop history that is older than it is kept."""
+
+    async def stopped(self) -> None:
+        """This worker ends."""

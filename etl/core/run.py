@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from etl.core.counts import Counts
+from etl.core.message import Message
 
 
 class RunState(StrEnum):
@@ -82,6 +83,13 @@ class Run:
     attempt: int = 1
     row_limit: int | None = None
     overlap_key: str = ""
+    slot: int = 0
+    places: int = 1
+    pool: str | None = None
+    serves_messages: bool = False
+    messages: tuple[Message, ...] = ()
+    idle_since: datetime | None = None
+    idle_runs: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
     host: str | None = None
     pid: int | None = None

@@ -33,8 +33,14 @@ class TriggerSource(ABC):
         await self.pipeline.ready()
         await self.pipeline.process(event)
 
-    `cycle` gets the trigger's arguments; `trigger_name` and `scheduled_for` are given by name to whoever asks for
-    them. `on(...)` attaches triggers; any number, in one call or several.
+    `cycle` gets the trigger's arguments by name, and whoever asks for them also
+
+    `trigger_name`   who asked for the run
+    `scheduled_for`  the fire time, aware; None where no clock was involved
+    `interval`       (fire time before, fire time) of a clock trigger, else None
+    `messages`       list of `Message` that the run serves, oldest first, equal ones once
+
+    `on(...)` attaches triggers; any number, in one call or several.
     """
 
     triggers: tuple[Trigger, ...] = ()

@@ -33,6 +33,7 @@ class Trigger:
     """
 
     kind: str = "custom"
+    topics: tuple[str, ...] = ()  # messages published to these fire it
     default_overlap: ClassVar[Overlap] = Overlap.queue()
 
     def __init__(self, *, overlap: str | Overlap | None = None, start_deadline: Duration | None = None) -> None:
@@ -72,6 +73,24 @@ class Trigger:
         firings: list[Firing] = self.__dict__.setdefault("_firings", [])
         firings.append(firing)
         return lambda: firings.remove(firing)
+
+
+class OpportunisticTrigger(Trigger):
+    """Fires when a worker has nothing else to do and the job's previous run ended at least `pause` ago.
+
+    Every other trigger goes first. Runs that found nothing fold into one row of history.
+    """
+
+    kind = "opportunistic"
+    default_overlap = Overlap.skip
+
+    def __init__(self, *, pause: Duration = 10, start_deadline: Duration | None = None) -> None:
+        super().__init__(start_deadline=start_deadline)
+        self.pause = declared_duration(pause, "OpportunisticTrigger pause")
+
+    @property
+    def spec(self) -> str:
+        return f"opportunistic, pause {self.pause.total_seconds():g} s"
 
 
 class ClockTrigger(Trigger, ABC):

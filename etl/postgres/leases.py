@@ -27,7 +27,7 @@ class LeaseConnection:
             rows = await connection.fetch(
                 statement("renew_runs"), self._worker_id, self._lease.total_seconds(), list(run_ids)
             )
-        return [LeaseState(row["run_id"], row["alive"], row["renewed"]) for row in rows]
+        return [LeaseState(row["run_id"], row["alive"], row["renewed"], row["cancel_reason"]) for row in rows]
 
 
 @asynccontextmanager

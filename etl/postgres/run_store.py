@@ -9,11 +9,14 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from etl.core.counts import Counts
-from etl.core.ports import Blocker, RunEnd, RunRequest, WorkerIdentity
+from etl.core.message import success_topic
+from etl.core.ports import Blocker, Pool, RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import CONTINUATION, RECOVERY, REPLAY, Run, RunState, final_state
-from etl.core.suspects import SUSPICIOUS
+from etl.core.suspects import MAX_CRASHES, SUSPICIOUS
 from etl.errors import RunLostError
+from etl.postgres.asking import find_blocker, insert_run
 from etl.postgres.database import Connection, Database
+from etl.postgres.messages import take_messages
 from etl.postgres.statements import statement
 
 _COUNTS = ("claimed", "written", "filtered", "quarantined", "deferred", "released", "vanished", "retried", "batches")
@@ -39,23 +42,26 @@ class PostgresRunStore:
         lease: timedelta,
         in_hand: Sequence[UUID],
         only: UUID | None = None,
+        pools: Sequence[Pool] = (),
     ) -> Run | None:
-        """Start the oldest queued run of these jobs here (or run `only`)."""
+        """Start the oldest queued run of these jobs here (or run `only`) for which there is a place."""
+        facts = (list(jobs), worker.worker_id, worker.host, worker.pid, lease.total_seconds(), list(in_hand), only)
+        sizes = ([pool.name for pool in pools], [pool.size for pool in pools])
 
         async def start(connection: Connection) -> Run | None:
-            row = await connection.fetchrow(
-                statement("start_queued_run"),
-                list(jobs),
-                worker.worker_id,
-                worker.host,
-                worker.pid,
-                lease.total_seconds(),
-                list(in_hand),
-                only,
-            )
-            return None if row is None else run_of(row)
+            row = await connection.fetchrow(statement("start_queued_run"), *facts, *sizes)
+            if row is None:
+                return None
+            run = run_of(row)
+            if run.serves_messages:
+                run.messages = await take_messages(connection, run)
+            return run
 
-        return await self._database.unit(start)
+        while True:
+            try:
+                return await self._database.unit(start)
+            except asyncpg.UniqueViolationError:
+                continue  # another process gave the same place to another run, this moment
 
     async def note_trace(self, run_id: UUID, trace_id: str) -> None:
         """Note the trace a run belongs to."""
@@ -74,12 +80,10 @@ class PostgresRunStore:
             if known["state"] != "running":  # an earlier COMMIT took effect unheard
                 return await _read(connection, run_id)
             for source, position in end.positions.items():
-                job = await connection.fetchval("SELECT job FROM etl.run WHERE run_id = $1", run_id)
-                await connection.execute(statement("save_position"), source, job, position)
+                await connection.execute(statement("save_position"), source, known["job"], position)
             await connection.execute(statement("release_batches"), run_id)
-            run = await _end(connection, run_id, end)
-            if end.continue_as is not None:
-                await _queue_after(connection, run, end.continue_as, CONTINUATION, attempt=run.attempt)
+            run = await _end(connection, run_id, known["job"], end)
+            await _after(connection, run, end, known["replaced_by"])
             return run
 
         return await self._database.unit(finish)
@@ -122,43 +126,12 @@ async def _start(
     connection: Connection, request: RunRequest, worker: WorkerIdentity, lease: timedelta
 ) -> Run | Blocker | None:
     """None: whoever blocked it has just ended; ask again."""
-    inserted = await insert_run(connection, request, worker, lease)
-    if not inserted:
+    if await insert_run(connection, request, worker, lease) is None:
         known = await connection.fetchrow(statement("read_run"), request.run_id)
         if known is None:
-            row = await connection.fetchrow(statement("find_blocker"), request.overlap_key)
-            return None if row is None else _blocker(row)
+            pool = None if request.pool is None else request.pool.name
+            return await find_blocker(connection, request.overlap_key, pool)
     return await _read(connection, request.run_id)
-
-
-async def insert_run(
-    connection: Connection, request: RunRequest, worker: WorkerIdentity | None, lease: timedelta | None
-) -> bool:
-    """Insert a run, running here (with `worker`) or queued; False if the overlap guard or its tick's run refuse."""
-    inserted = await connection.fetchval(
-        statement("insert_run"),
-        request.run_id,
-        request.job,
-        request.trigger,
-        request.scheduled_for,
-        request.overlap_key,
-        dict(request.arguments),
-        request.row_limit,
-        request.parent_id,
-        request.attempt,
-        None if worker is None else worker.worker_id,
-        None if worker is None else worker.host,
-        None if worker is None else worker.pid,
-        None if lease is None else lease.total_seconds(),
-        None,
-    )
-    return inserted is not None
-
-
-async def find_blocker(connection: Connection, overlap_key: str) -> Blocker | None:
-    """The active run that holds the overlap key."""
-    row = await connection.fetchrow(statement("find_blocker"), overlap_key)
-    return None if row is None else _blocker(row)
 
 
 async def _read(connection: Connection, run_id: UUID) -> Run:
@@ -167,7 +140,7 @@ async def _read(connection: Connection, run_id: UUID) -> Run:
     return run_of(row)
 
 
-async def _end(connection: Connection, run_id: UUID, end: RunEnd) -> Run:
+async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd) -> Run:
     """Close the books; the run is locked and nothing of it is open any more."""
     row = await connection.fetchrow(statement("count_batches"), run_id)
     assert row is not None
@@ -179,9 +152,20 @@ async def _end(connection: Connection, run_id: UUID, end: RunEnd) -> Run:
         end.error_type,
         end.error,
         *(getattr(counts, name) for name in _COUNTS),
+        success_topic(job),
     )
     assert ended is not None
     return run_of(ended)
+
+
+async def _after(connection: Connection, run: Run, end: RunEnd, replaced_by: UUID | None) -> None:
+    """What follows from the end of a run."""
+    if end.continue_as is not None:
+        await _queue_after(connection, run, end.continue_as, CONTINUATION, attempt=run.attempt)
+    elif replaced_by is not None and run.serves_messages:
+        await connection.execute(statement("hand_over_messages"), run.run_id, None)
+    if end.may_fold and run.state is RunState.succeeded and not run.counts.claimed and not run.counts.batches:
+        await connection.execute(statement("fold_idle"), run.run_id)
 
 
 async def _reap_one(
@@ -200,8 +184,9 @@ async def _reap_one(
     assert revoked is not None
     process = f"process {judged['pid']} on {judged['host']}"
     error = f"the {process} stopped renewing its lease, which ran out at {judged['lease_until']}"
-    run = await _end(connection, run_id, RunEnd(RunState.crashed, "LeaseExpired", error))
-    if revoked["revoked"]:
+    run = await _end(connection, run_id, judged["job"], RunEnd(RunState.crashed, "LeaseExpired", error))
+    unheard = run.serves_messages and run.attempt < MAX_CRASHES
+    if revoked["revoked"] or unheard:
         heir = uuid4()
         trigger = REPLAY if revoked["replay"] else RECOVERY
         if await _queue_after(connection, run, heir, trigger, attempt=run.attempt + 1) and revoked["replay"]:
@@ -210,6 +195,7 @@ async def _reap_one(
 
 
 async def _queue_after(connection: Connection, run: Run, run_id: UUID, trigger: str, *, attempt: int) -> bool:
+    """Queue a run in the place of one that has just ended, for what it left over; its messages go with it."""
     request = RunRequest(
         run_id=run_id,
         job=run.job,
@@ -219,25 +205,20 @@ async def _queue_after(connection: Connection, run: Run, run_id: UUID, trigger: 
         arguments=run.arguments,
         parent_id=run.run_id,
         attempt=attempt,
+        slot=run.slot,
+        places=run.places,
+        pool=None if run.pool is None else Pool(run.pool, 0),
+        serves_messages=run.serves_messages,
     )
-    return await insert_run(connection, request, None, None)
+    if await insert_run(connection, request) is None:
+        return False
+    if run.serves_messages:
+        await connection.execute(statement("hand_over_messages"), run.run_id, run_id)
+    return True
 
 
 def _counts(row: asyncpg.Record) -> Counts:
     return Counts(**{name: int(row[name] or 0) for name in _COUNTS})
-
-
-def _blocker(row: asyncpg.Record) -> Blocker:
-    return Blocker(
-        run_id=row["run_id"],
-        job=row["job"],
-        state=RunState(row["state"]),
-        since=row["started_at"] or row["queued_at"],
-        host=row["host"],
-        pid=row["pid"],
-        lost=row["lost"],
-        waiting=row["waiting"],
-    )
 
 
 def run_of(row: asyncpg.Record) -> Run:
@@ -266,5 +247,11 @@ def run_of(row: asyncpg.Record) -> Run:
         pid=row["pid"],
         lost=bool(row.get("lost")),
         overlap_key=row["overlap_key"],
+        slot=row["slot"],
+        places=row["places"],
+        pool=row["pool"],
+        serves_messages=row["serves_messages"],
+        idle_since=row["idle_since"],
+        idle_runs=row["idle_runs"],
         counts=_counts(row),
     )

@@ -23,6 +23,7 @@ class RunControl:
         self._deadline: float | None = None
         self._task: asyncio.Task[object] | None = None
         self.stop_reason: str | None = None
+        self.cancelled = False
         self.lost = False
 
     def trust(self, seconds: Callable[[], float]) -> None:
@@ -42,6 +43,11 @@ class RunControl:
     def stop(self, reason: str) -> None:
         """Drain."""
         self.stop_reason = self.stop_reason or reason
+
+    def cancel(self, reason: str) -> None:
+        """Drain, and do not go on later: somebody does not want this run any more."""
+        self.cancelled = True
+        self.stop(reason)
 
     def abort(self, reason: str) -> None:
         """Drop what is in hand."""

@@ -36,8 +36,9 @@ RenewerFactory = Callable[[], AbstractAsyncContextManager[LeaseRenewer]]
 
 
 class _Entry:
-    def __init__(self, on_lost: Callable[[], None], trusted_until: float) -> None:
+    def __init__(self, on_lost: Callable[[], None], on_cancel: Callable[[str], None], trusted_until: float) -> None:
         self.on_lost = on_lost
+        self.on_cancel = on_cancel
         self.trusted_until = trusted_until
 
 
@@ -70,10 +71,24 @@ class Heartbeat:
         self._wake()
         self._thread.join(timeout=5.0)
 
-    def add(self, run_id: UUID, on_lost: Callable[[], None], *, started: float) -> None:
-        """Keep a run alive that was started at `started` (`time.monotonic()` before the statement was sent)."""
+    def add(
+        self,
+        run_id: UUID,
+        on_lost: Callable[[], None],
+        *,
+        started: float,
+        on_cancel: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """Keep a run alive that was started at `started` (`time.monotonic()` before the statement was sent).
+
+        `on_cancel` gets the reason each time the server says that the run was asked to stop.
+        """
         with self._lock:
-            self._runs[run_id] = _Entry(on_lost, started + self._lease * _SAFETY)
+            self._runs[run_id] = _Entry(on_lost, on_cancel, started + self._lease * _SAFETY)
+
+    def beat_now(self) -> None:
+        """Do not wait for the next beat: the server may have news about a run."""
+        self._wake()
 
     def remove(self, run_id: UUID) -> None:
         """The run has ended."""
@@ -145,6 +160,8 @@ class Heartbeat:
             if state is not None and state.alive:
                 if state.renewed:
                     self._extend(run_id, started)
+                if state.cancel_reason is not None:
+                    self._report_cancelled(run_id, state.cancel_reason)
             else:
                 self._report_lost(run_id)
 
@@ -158,6 +175,12 @@ class Heartbeat:
             entry = self._runs.pop(run_id, None)
         if entry is not None and self._work_loop is not None and not self._work_loop.is_closed():
             self._work_loop.call_soon_threadsafe(entry.on_lost)
+
+    def _report_cancelled(self, run_id: UUID, reason: str) -> None:
+        with self._lock:
+            entry = self._runs.get(run_id)
+        if entry is not None and self._work_loop is not None and not self._work_loop.is_closed():
+            self._work_loop.call_soon_threadsafe(entry.on_cancel, reason)
 
     def _missed(self, error: Exception) -> None:
         logger.warning("no heartbeat: %s: %s", type(error).__name__, error)
@@ -183,5 +206,6 @@ async def _sleep(awake: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             await awake.wait()
+            awake.clear()
     except TimeoutError:
         pass

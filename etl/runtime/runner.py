@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +17,8 @@ from etl.core.pipeline import Pipeline
 from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
 from etl.core.run import REPLAY, Run, RunState
 from etl.core.sanitise import describe_exception
+from etl.core.table_source import TableSource
+from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError, RunLostError
 from etl.runtime.control import RunControl, RunStoppingError
 from etl.runtime.driven import Drive, DrivenPipeline
@@ -71,7 +74,7 @@ class Runner:
         Raises `DatabaseUnavailableError` when its end could not be recorded; whoever reaps it will do that.
         """
         tools = self._tools
-        tools.heartbeat.add(run.run_id, control.lose, started=started)
+        tools.heartbeat.add(run.run_id, control.lose, started=started, on_cancel=control.cancel)
         try:
             with tools.tracing.span("etl.run", **_attributes(run)) as span:
                 run.trace_id = tools.tracing.trace_id()
@@ -110,7 +113,9 @@ class Runner:
             raise
         except BaseException as error:
             return self._failed(run, _single(error))
-        return self._stopped(control, swept.positions, manner) if swept.cut_short else RunEnd(positions=swept.positions)
+        if swept.cut_short:
+            return self._stopped(control, swept.positions, manner)
+        return RunEnd(positions=swept.positions, may_fold=_may_fold(pipeline, run))
 
     async def _cycle(self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner) -> _Swept:
         """The source's cycle, and the rows that go on after it."""
@@ -132,7 +137,7 @@ class Runner:
                 if run.trigger == REPLAY and bound.source is None:
                     await driven.replay_events()
                 else:
-                    await _call_cycle(source.cycle, run)
+                    await _call_cycle(source.cycle, run, _interval(pipeline, run))
             except* RunStoppingError:
                 driven.cut_short = True
             await driven.settle()
@@ -144,7 +149,7 @@ class Runner:
     def _stopped(self, control: RunControl, positions: Mapping[str, list[str]], manner: Manner) -> RunEnd:
         if control.lost:
             return RunEnd(RunState.crashed, "RunLostError", "the run was ended by somebody else")
-        later = uuid4() if manner.continue_later else None
+        later = uuid4() if manner.continue_later and not control.cancelled else None
         return RunEnd(RunState.cancelled, "Stopped", control.stop_reason, positions, continue_as=later)
 
     def _failed(self, run: Run, error: BaseException) -> RunEnd:
@@ -174,9 +179,35 @@ class Runner:
             raise
 
 
-async def _call_cycle(cycle: Callable[..., Awaitable[None]], run: Run) -> None:
+def _may_fold(pipeline: Pipeline, run: Run) -> bool:
+    """Whether one row of history is enough, should this run and the one before have found nothing to do.
+
+    Only where the framework knows what a run found, and where nobody in particular asked for it.
+    """
+    by_itself = run.trigger in pipeline.source.named_triggers()
+    return by_itself and isinstance(pipeline.source, TableSource) and not (run.serves_messages or run.arguments)
+
+
+def _interval(pipeline: Pipeline, run: Run) -> tuple[datetime, datetime] | None:
+    """From the fire time before to the one that the run is for: what came in meanwhile is this run's share."""
+    trigger = pipeline.source.named_triggers().get(run.trigger)
+    if run.scheduled_for is None or not isinstance(trigger, ClockTrigger):
+        return None
+    before = trigger.last_fire_time(run.scheduled_for - timedelta(microseconds=1), job=run.job)
+    return None if before is None else (before, run.scheduled_for)
+
+
+async def _call_cycle(
+    cycle: Callable[..., Awaitable[None]], run: Run, interval: tuple[datetime, datetime] | None
+) -> None:
     """Give `cycle` the run's arguments, and what it asks for by name."""
-    offered = {**run.arguments, "trigger_name": run.trigger, "scheduled_for": run.scheduled_for}
+    offered = {
+        **run.arguments,
+        "trigger_name": run.trigger,
+        "scheduled_for": run.scheduled_for,
+        "interval": interval,
+        "messages": list(run.messages),
+    }
     parameters = inspect.signature(cycle).parameters.values()
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         await cycle(**offered)

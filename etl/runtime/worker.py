@@ -6,22 +6,32 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from typing import Any
 
-from etl.core.pipeline import Pipeline
-from etl.core.ports import RunStore, ScheduleStore
+from etl.core.ports import CANCEL, RunStore, ScheduleStore
 from etl.core.run import Run
+from etl.core.service import Served, Service
+from etl.core.trigger import Firing, Trigger
 from etl.errors import EtlError
 from etl.runtime.control import RunControl
 from etl.runtime.runner import Manner, Runner, Tools
 
 logger = logging.getLogger("etl.worker")
 
-# The longest a worker sleeps before it looks again: a run that another process queued waits no longer than this.
-LONGEST_SLEEP = 1.0
+# The longest a worker sleeps before it looks again: what it did not hear of waits no longer than this (seconds). With
+# the looks at dead runs it makes less than one query a second.
+LONGEST_SLEEP = 1.25
+# Between looks for history that is older than it is kept.
+TIDY_EVERY = 3600.0
 # After an error of ours in one of the loops.
 PAUSE = 2.0
+
+
+# Opens an ear for notifications; the function gets the payload of each.
+Listen = Callable[[Callable[[str], None]], AbstractAsyncContextManager[None]]
 
 
 class Worker:
@@ -29,15 +39,17 @@ class Worker:
 
     def __init__(
         self,
-        pipelines: Mapping[str, Pipeline],
+        service: Service,
         tools: Tools,
         schedules: ScheduleStore,
         *,
         lease: timedelta,
         grace: timedelta,
         max_runs: int,
+        listen: Listen,
     ) -> None:
-        self._pipelines = pipelines
+        self._service = service
+        self._listen = listen
         self._tools = tools
         self._store: RunStore = tools.store
         self._schedules = schedules
@@ -63,14 +75,21 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped."""
         await self._schedules.register()
-        loops = [asyncio.create_task(self._repeat(loop)) for loop in (self._schedule, self._reap)]
+        triggers = self._service.all()
+        ends = [each.trigger.serve(self._firing(each)) for each in triggers]
+        steps = (self._schedule, self._reap, self._tidy, self._hear)
+        loops = [asyncio.create_task(self._repeat(step)) for step in steps]
+        loops += [asyncio.create_task(self._wait_for(each)) for each in triggers if _waits_by_itself(each.trigger)]
         try:
             await self._stopping.wait()
         finally:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            for end in ends:
+                end()
         await self._drain()
+        await self._schedules.stopped()
 
     async def _repeat(self, step: object) -> None:
         """One loop: an error of one turn must not end the others, nor the process."""
@@ -86,27 +105,71 @@ class Worker:
 
     async def _schedule(self) -> None:
         """Fire what is due, start what is queued, sleep until there is more."""
+        self._wake.clear()  # what is heard of from now on may be too late for this look
         wake = await self._schedules.wake()
+        fired = 0
         if wake.due_in is not None and wake.due_in <= 0:
-            await self._schedules.fire()
-            wake = await self._schedules.wake()
+            fired = await self._schedules.fire()
+        if wake.messages:
+            fired += await self._schedules.fire_messages()
         if wake.deferred:
             await self._schedules.ask_for_deferred()
-        if wake.queued or wake.deferred:
-            while len(self._active) < self._max_runs and not self._stopping.is_set() and await self._start_one():
+        if wake.queued or wake.deferred or fired:
+            while self._idle and await self._start_one():
                 pass
+        elif self._idle and await self._schedules.fire_idle(self._max_runs - len(self._active)):
+            return
+        if fired:
+            return  # to learn what is due next
         pause = LONGEST_SLEEP if wake.due_in is None else min(LONGEST_SLEEP, max(0.0, wake.due_in))
-        self._wake.clear()
         try:
             async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
+    @property
+    def _idle(self) -> bool:
+        """Whether there is capacity for another run."""
+        return len(self._active) < self._max_runs and not self._stopping.is_set()
+
+    async def _hear(self) -> None:
+        """Be woken by other processes; without that, polling finds everything a little later."""
+        async with self._listen(self._on_news):
+            await self._stopping.wait()
+
+    def _on_news(self, news: str) -> None:
+        self._wake.set()
+        if news == CANCEL and self._active:
+            self._tools.heartbeat.beat_now()  # perhaps one of ours
+
+    def _firing(self, served: Served) -> Firing:
+        async def fire(arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
+            await self._schedules.send(served.job, served.trigger_name, arguments, idempotency_key)
+            self._wake.set()
+
+        return fire
+
+    async def _wait_for(self, served: Served) -> None:
+        """Run a trigger that waits for something by itself, again if it fails."""
+        while not self._stopping.is_set():
+            try:
+                await served.trigger.listen()
+                return
+            except Exception:
+                logger.exception("trigger %s of %s failed; it is started again", served.trigger_name, served.job)
+                await asyncio.sleep(PAUSE)
+
+    async def _tidy(self) -> None:
+        await self._schedules.tidy()
+        await asyncio.sleep(TIDY_EVERY * random.uniform(0.8, 1.2))
+
     async def _start_one(self) -> bool:
         started = time.monotonic()
         in_hand = [run.run_id for run, _ in self._active.values()]
-        run = await self._store.start_queued(list(self._pipelines), self._tools.worker, self._lease, in_hand, None)
+        run = await self._store.start_queued(
+            list(self._service.jobs), self._tools.worker, self._lease, in_hand, None, self._service.pools
+        )
         if run is None:
             return False
         heartbeat = self._tools.heartbeat
@@ -118,7 +181,7 @@ class Worker:
 
     async def _drive(self, run: Run, control: RunControl, started: float) -> None:
         try:
-            await self._runner.drive(self._pipelines[run.job], run, control, started, Manner(continue_later=True))
+            await self._runner.drive(self._service.jobs[run.job], run, control, started, Manner(continue_later=True))
         except EtlError as error:
             logger.error("run %s of %s: %s", run.run_id, run.job, error)
         except Exception:
@@ -139,6 +202,7 @@ class Worker:
                                                 "status": str(run.state), "error": run.error, "trace_id": run.trace_id}}
                 )  # fmt: skip
                 self._wake.set()
+        await self._schedules.adopt()
         await asyncio.sleep(min(max(probation, lease / 4), lease) * random.uniform(0.8, 1.2))
 
     async def _drain(self) -> None:
@@ -153,3 +217,7 @@ class Worker:
     def _abort(self) -> None:
         for _, control in self._active.values():
             control.abort("the worker is shutting down")
+
+
+def _waits_by_itself(trigger: Trigger) -> bool:
+    return type(trigger).listen is not Trigger.listen

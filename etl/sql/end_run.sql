@@ -1,9 +1,19 @@
--- End a run; its row is locked and was seen running.
+-- End a run; its row is locked and was seen running. If it succeeded, whoever runs after its job hears of that, with
+-- the time it was scheduled for.
 --   $1 run   $2 state   $3 error type   $4 error   $5 claimed   $6 written   $7 filtered   $8 quarantined   $9 deferred
---   $10 released   $11 vanished   $12 retried   $13 batches
-UPDATE etl.run
-   SET state = $2, ended_at = clock_timestamp(), error_type = $3, error = $4,
-       claimed = $5, written = $6, filtered = $7, quarantined = $8, deferred = $9, released = $10, vanished = $11,
-       retried = $12, batches = $13
- WHERE run_id = $1 AND state = 'running'
-RETURNING *
+--   $10 released   $11 vanished   $12 retried   $13 batches   $14 topic of its success
+WITH ended AS (
+    UPDATE etl.run
+       SET state = $2, ended_at = clock_timestamp(), error_type = $3, error = $4,
+           claimed = $5, written = $6, filtered = $7, quarantined = $8, deferred = $9, released = $10, vanished = $11,
+           retried = $12, batches = $13
+     WHERE run_id = $1 AND state = 'running'
+ RETURNING *
+), announced AS (
+    INSERT INTO etl.message (job, trigger, topic, data, scheduled_for)
+    SELECT s.job, s.trigger, s.topic, jsonb_build_object('job', e.job, 'run_id', e.run_id), e.scheduled_for
+      FROM ended e
+      JOIN etl.subscription s ON s.topic = $14
+     WHERE e.state = 'succeeded'
+)
+SELECT * FROM ended

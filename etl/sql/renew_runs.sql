@@ -1,4 +1,4 @@
--- Renew the leases of this process's runs; answer with the state of each.
+-- Renew the leases of this process's runs; answer with the state of each. A worker is seen by this as well.
 --   $1 worker   $2 lease in seconds   $3 runs the process believes to have
 -- SKIP LOCKED: a run inside its own claim or its own end is locked for milliseconds and must not hold up the heartbeat.
 WITH held AS MATERIALIZED (
@@ -13,8 +13,10 @@ WITH held AS MATERIALIZED (
       FROM held
      WHERE r.run_id = held.run_id
  RETURNING r.run_id
+), seen AS (
+    UPDATE etl.worker SET seen_at = clock_timestamp() WHERE worker_id = $1
 )
-SELECT r.run_id, r.state = 'running' AND r.worker_id = $1 AS alive, n.run_id IS NOT NULL AS renewed
+SELECT r.run_id, r.state = 'running' AND r.worker_id = $1 AS alive, n.run_id IS NOT NULL AS renewed, r.cancel_reason
   FROM etl.run r
   LEFT JOIN renewed n USING (run_id)
  WHERE r.run_id = ANY ($3::uuid[])

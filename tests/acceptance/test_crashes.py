@@ -418,7 +418,7 @@ async def test_each_fire_time_is_decided_once_while_workers_that_decide_are_kill
     project.write_job(ticking(minute))
     await lay_out(db, 1)
     await queue(db, "busy")
-    deciding = proxies[0].hold(at("insert_tick"), nth=3)
+    deciding = proxies[0].hold(at("insert_ticks"))
     async with contextlib.AsyncExitStack() as stack:
         env = {"ETL_DATABASE_URL": proxies[0].dsn(where.user, where.database)}
         workers = [await stack.enter_async_context(running(project, "worker", env=env))]

@@ -25,11 +25,10 @@ from etl.core.batch import Processed
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.postgres.database import Database
-from etl.postgres.schedule_store import PostgresScheduleStore
 from etl.runtime import driven
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
-from tests.kit import NoTracing, eventually
+from tests.kit import NoTracing, a_job, eventually, schedules
 from tests.protocol import Scene, counted, failing, faulty, ids, open_scene, written
 
 
@@ -336,15 +335,15 @@ async def test_a_deferred_row_comes_back_when_it_is_due_and_asks_for_a_run(
 ) -> None:
     await scene.fill(5)
     await _defer(scene, db, 3)
-    schedules = PostgresScheduleStore(database, {}, ["job"])
+    store = schedules(database, a_job("job"))
     early = await scene.run()
     too_early = await early.drain()
     await early.end()
-    asleep = (await schedules.wake()).deferred
+    asleep = (await store.wake()).deferred
     await scene.execute("UPDATE etl.row_issue SET due_at = clock_timestamp()")
 
-    awake = (await schedules.wake()).deferred
-    await schedules.ask_for_deferred()
+    awake = (await store.wake()).deferred
+    await store.ask_for_deferred()
     handled = await (await scene.run()).drain()
 
     assert too_early == []
@@ -352,7 +351,7 @@ async def test_a_deferred_row_comes_back_when_it_is_due_and_asks_for_a_run(
     assert await scene.fetch("SELECT trigger, state FROM etl.run WHERE state = 'queued'") == [("deferred", "queued")]
     assert handled == [3]
     assert await scene.issues() == [("3", "resolved", "RowLocked")]
-    assert not (await schedules.wake()).deferred
+    assert not (await store.wake()).deferred
 
 
 @pytest.mark.parametrize("change", ["UPDATE src SET status = 'done' WHERE id = 3", "DELETE FROM src WHERE id = 3"])
@@ -364,14 +363,14 @@ async def test_a_deferred_row_that_somebody_else_has_handled_asks_for_one_run_an
     await _defer(scene, db, 3)
     await scene.execute(change)
     await scene.execute("UPDATE etl.row_issue SET due_at = clock_timestamp()")
-    schedules = PostgresScheduleStore(database, {}, ["job"])
+    store = schedules(database, a_job("job"))
 
     holder = await scene.run()
     handled = await holder.drain()
     await holder.end()
 
     assert handled == []
-    assert not (await schedules.wake()).deferred
+    assert not (await store.wake()).deferred
     assert await scene.issues() == [("3", "gone", "RowLocked")]
 
 

@@ -29,12 +29,11 @@ from etl.core.run import Run, RunState
 from etl.postgres.database import ConnectionSettings, Database
 from etl.postgres.leases import lease_connection
 from etl.postgres.run_store import PostgresRunStore
-from etl.postgres.schedule_store import PostgresScheduleStore
 from etl.runtime.heartbeat import Heartbeat
 from tests.battery import Db, at, lay_out, until, violations
 from tests.conftest import LEASE, Where
 from tests.faults import Cut, FaultProxy, Kind, Plan, Step
-from tests.kit import NoTracing, eventually
+from tests.kit import NoTracing, a_job, eventually, schedules
 from tests.pooler import pooler_account, transaction_pooler
 
 # Of six rows in two batches: the second is filtered out, the third set aside, the fifth retried.
@@ -338,7 +337,7 @@ TRIGGER = CronTrigger("30 * * * *")
 
 async def fire(database: Database, job: str) -> None:
     """Decide about the fire times of a job."""
-    store = PostgresScheduleStore(database, {(job, "cron"): TRIGGER}, [job])
+    store = schedules(database, a_job(job, TRIGGER))
     while await asked(database, "SELECT next_at <= clock_timestamp() FROM etl.schedule WHERE job = $1", job):
         await store.fire()
 

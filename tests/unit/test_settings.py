@@ -58,10 +58,20 @@ def test_a_flag_wins_over_the_environment_over_etl_toml_over_pyproject(
 
 
 def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = ("postgresql://u@h/d", True, timedelta(minutes=1), timedelta(seconds=5), ("a", "b.c"), 3, 4)
+    expected = (
+        "postgresql://u@h/d",
+        True,
+        timedelta(minutes=1),
+        timedelta(seconds=5),
+        ("a", "b.c"),
+        3,
+        4,
+        {"api": 2},
+        timedelta(days=7),
+    )
     (folder / "etl.toml").write_text(
         'database_url = "postgresql://u@h/d"\npooled = true\nlease = "1m"\ngrace = 5\njobs = ["a", "b.c"]\n'
-        "max_runs = 3\nconnections = 4\n"
+        'max_runs = 3\nconnections = 4\nhistory = "7d"\n[pools]\napi = 2\n'
     )
     from_file = load_settings()
     (folder / "etl.toml").unlink()
@@ -73,6 +83,8 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
         "JOBS": " a, b.c ,",
         "MAX_RUNS": "3",
         "CONNECTIONS": "4",
+        "POOLS": '{"api": 2}',
+        "HISTORY": "7d",
     }.items():
         monkeypatch.setenv(f"ETL_{name}", value)
 

@@ -1,0 +1,41 @@
+"""Messages: sent to triggers, taken by runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from etl.core.message import Message
+from etl.core.run import CONTINUATION, RECOVERY, Run
+from etl.postgres.database import Connection
+from etl.postgres.statements import statement
+
+# Messages that one run gathers; what goes beyond has a run of its own.
+MOST_GATHERED = 10_000
+# A recovery has the messages of the run that it follows, and no others.
+_HEIRS = (RECOVERY, CONTINUATION)
+
+
+async def take_messages(connection: Connection, run: Run) -> tuple[Message, ...]:
+    """The messages of a run that starts: those it was given when it was asked for, or all that wait for its trigger.
+
+    Part of the transaction that starts the run, and safe to repeat after it.
+    """
+    given = await list_messages(connection, run)
+    if given or run.trigger in _HEIRS:
+        return given
+    await connection.execute(statement("gather_messages"), run.run_id, run.job, run.trigger, MOST_GATHERED)
+    return await list_messages(connection, run)
+
+
+async def list_messages(connection: Connection, run: Run) -> tuple[Message, ...]:
+    """The messages that a run has, in the order they were sent."""
+    rows = await connection.fetch(statement("list_messages"), run.run_id)
+    return tuple(Message(row["topic"], row["data"], row["published_at"], row["repeats"]) for row in rows)
+
+
+async def send_message(
+    connection: Connection, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None
+) -> None:
+    """A trigger of a job fired by itself."""
+    await connection.execute(statement("insert_message"), job, trigger, trigger, dict(arguments), idempotency_key)

@@ -1,0 +1,9 @@
+-- A trigger that fires by itself. A known idempotency key changes nothing.
+--   $1 job   $2 trigger   $3 topic   $4 data   $5 idempotency key
+WITH sent AS (
+    INSERT INTO etl.message (job, trigger, topic, data, idempotency_key)
+    VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (job, trigger, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+ RETURNING message_id
+)
+SELECT message_id, pg_notify('etl', '') FROM sent
