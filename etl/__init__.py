@@ -1,32 +1,58 @@
 """Scheduled batches over a Postgres table you already have."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from etl.core.context import Context
+from etl.core.message import Message
+from etl.core.overlap import Missed, Overlap
 from etl.core.pipeline import Pipeline
 from etl.core.processor import Processor, processor
 from etl.core.retry import Retry
 from etl.core.sink import Sink
 from etl.core.source import TriggerSource
-from etl.core.trigger import ClockTrigger, Trigger
+from etl.core.trigger import ClockTrigger, OpportunisticTrigger, Trigger
 from etl.errors import ConfigurationError, EtlError
 from etl.sinks.postgres import PostgresSink
 from etl.sinks.pprint import PPrintSink
 from etl.sources.batch import BatchProcessingSource
 from etl.triggers.cron import CronTrigger
+from etl.triggers.messages import AfterTrigger, PubSubTrigger, WebhookTrigger
+from etl.triggers.once import RunOnceTrigger
+
+if TYPE_CHECKING:
+    from etl.postgres.publishing import publish
 
 __all__ = [
+    "AfterTrigger",
     "BatchProcessingSource",
     "ClockTrigger",
     "ConfigurationError",
     "Context",
     "CronTrigger",
     "EtlError",
+    "Message",
+    "Missed",
+    "OpportunisticTrigger",
+    "Overlap",
     "PPrintSink",
     "Pipeline",
     "PostgresSink",
     "Processor",
+    "PubSubTrigger",
     "Retry",
+    "RunOnceTrigger",
     "Sink",
     "Trigger",
     "TriggerSource",
+    "WebhookTrigger",
     "processor",
+    "publish",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`publish` needs the driver, which a module that only declares jobs does not."""
+    if name == "publish":
+        return import_module("etl.postgres.publishing").publish
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

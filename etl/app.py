@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from etl.config import Settings
+from etl.core.backfill import FireTime, Only, wanted
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker, RunRequest, Tracing, WorkerIdentity
@@ -30,6 +31,8 @@ from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import lease_connection
 from etl.postgres.listener import listening
+from etl.postgres.operations import Operations
+from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.schedule_store import PostgresScheduleStore
 from etl.processors.chain import Chain
@@ -92,6 +95,7 @@ class Application:
         self.tracing = tracing
         self.store = PostgresRunStore(database)
         self.issues = PostgresIssues(database)
+        self.operations = Operations(database)
         self.worker = WorkerIdentity(uuid4(), socket.gethostname(), os.getpid())
         self._binder = PostgresBinder(database)
 
@@ -139,6 +143,38 @@ class Application:
             ended = await self._drive(tools, pipeline, run, started, hand, starter)
             return Replayed(ended, taken, gone)
 
+    async def backfill(
+        self, pipeline: Pipeline, hand: HandControls, fire_times: Sequence[FireTime], only: Only | None
+    ) -> AsyncIterator[Run | Blocker]:
+        """Run a job for fire times that have no run, or whose last run failed, oldest first, one after the other.
+
+        The runs have a lane of their own: the job's schedule goes on beside them. Each fire time keeps its identity,
+        so that stopping and starting again does nothing twice. Raises `ConfigurationError` before anything happens.
+        """
+        await checked(self.database, pipeline)
+        async with self._tools() as tools:
+            for fire_time in fire_times:
+                request = await self._backfill_request(pipeline, fire_time, only)
+                if request is None:
+                    continue
+                outcome = await self._run_request(tools, pipeline, request, hand)
+                yield outcome
+                if isinstance(outcome, Blocker) or hand.control.stopping:
+                    return
+
+    async def _backfill_request(self, pipeline: Pipeline, fire_time: FireTime, only: Only | None) -> RunRequest | None:
+        """What to ask for; None where there is nothing to make up for."""
+        trigger, moment = fire_time
+        served = (await self.operations.served(pipeline.name, moment, moment)).get((trigger, moment))
+        if not wanted(None if served is None else served.state, only):
+            return None
+        return replace(
+            requested(pipeline, trigger, self.settings.pools),
+            overlap_key=f"{pipeline.overlap_key}/backfill",
+            scheduled_for=moment,
+            parent_id=None if served is None else served.run_id,
+        )
+
     async def work(self, pipelines: dict[str, Pipeline], on_ready: Callable[[Worker], None]) -> None:
         """Be a worker until stopped; `on_ready` gets the worker before it begins."""
         service = Service(pipelines, self.settings.pools)
@@ -160,7 +196,7 @@ class Application:
     ) -> Run | Blocker:
         starter = self._starter(tools, hand)
         run, started = await starter.start(request)
-        if isinstance(run, Blocker):
+        if isinstance(run, Blocker) or (run.run_id != request.run_id and run.state.is_final):
             return run
         run.row_limit = request.row_limit
         return await self._drive(tools, pipeline, run, started, hand, starter)
@@ -216,7 +252,8 @@ async def open_application(
     try:
         if check_schema:
             await migrator.check_version(database, migrator.known_migrations())
-        yield Application(settings, database, tracing)
+        with publishing_through(database):
+            yield Application(settings, database, tracing)
     except Exception as error:
         explained = explain(error)
         if explained is error:

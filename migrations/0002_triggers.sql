@@ -87,6 +87,14 @@ BEGIN
     RETURN reached;
 END
 $$;
+-- For row triggers on tables of the user: EXECUTE FUNCTION etl.publish_statement('topic').
+CREATE FUNCTION etl.publish_statement() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM etl.publish(TG_ARGV[0], jsonb_build_object('table', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME));
+    RETURN NULL;
+END
+$$;
 COMMENT ON FUNCTION etl.publish(text, jsonb) IS 'Ask for runs of all jobs with a PubSubTrigger on the topic';
 
 CREATE OR REPLACE VIEW etl.run_view AS

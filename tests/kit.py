@@ -9,11 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -141,7 +142,7 @@ def schedules(
     *pipelines: Pipeline,
     worker: WorkerIdentity | None = None,
     lease: timedelta = timedelta(seconds=30),
-    **pools: int,
+    pools: Mapping[str, int] = MappingProxyType({}),
 ) -> PostgresScheduleStore:
     """What a worker that serves these jobs schedules by."""
     return PostgresScheduleStore(

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from etl.cli import running, viewing
+from etl.cli import running, scheduling, viewing
 from etl.cli.psql import psql as run_psql
-from etl.cli.session import handled, say, settings_here, show, with_application
+from etl.cli.session import arguments_of, handled, say, settings_here, show, with_application
+from etl.core.backfill import Only
 from etl.core.run import EXIT_DONE, EXIT_MISUSE
 from etl.postgres import migrator
 from etl.runtime.threads import leave_without_threads
@@ -107,13 +108,17 @@ def jobs(json: Json = False) -> None:
 def run(
     job: Job,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Claim at most so many rows.")] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Give the cycle an argument; may be given several times."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a job here and now, unless a run of it is active.
 
     Example: etl run flights --limit 1000
     """
-    raise typer.Exit(running.run(settings_here(), job, limit, json))
+    raise typer.Exit(running.run(settings_here(), job, limit, arguments_of(arg or []), json))
 
 
 @app.command()
@@ -189,6 +194,127 @@ def replay(
     Example: etl replay flights --error UnknownAirport
     """
     raise typer.Exit(running.replay(settings_here(), job, error, run, json))
+
+
+@app.command("next")
+@handled
+def next_(
+    job: AnyJob = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=10_000, help="How many.")] = 10,
+    json: Json = False,
+) -> None:
+    """List the next fire times, in local time and UTC.
+
+    Example: etl next flights -n 50
+    """
+    scheduling.next_times(settings_here(), job, limit, json)
+
+
+@app.command()
+@handled
+def ticks(
+    job: AnyJob = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, help="How many.")] = 20,
+    json: Json = False,
+) -> None:
+    """List what was decided about fire times, newest first.
+
+    Example: etl ticks flights
+    """
+    scheduling.ticks(settings_here(), job, limit, json)
+
+
+@app.command()
+@handled
+def why(
+    job: Job,
+    time: Annotated[str, typer.Argument(metavar="TIME", help="2026-03-29T02:30+01:00; UTC if no offset is given.")],
+    json: Json = False,
+) -> None:
+    """Say why a job ran, or did not, at a time.
+
+    Example: etl why flights 02:40
+    """
+    scheduling.why(settings_here(), job, time, json)
+
+
+@app.command()
+@handled
+def pause(job: Job) -> None:
+    """Stop a job's triggers until it is resumed.
+
+    A run that is active goes on, and `etl run` still works.
+
+    Example: etl pause flights
+    """
+    scheduling.pause(settings_here(), job)
+
+
+@app.command()
+@handled
+def resume(job: Job) -> None:
+    """Let a paused job's triggers fire again.
+
+    Example: etl resume flights
+    """
+    scheduling.resume(settings_here(), job)
+
+
+@app.command()
+@handled
+def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or its beginning.")]) -> None:
+    """Ask a run to stop at its next batch edge.
+
+    Example: etl cancel 7f3a9c21
+    """
+    scheduling.cancel(settings_here(), run)
+
+
+@app.command()
+@handled
+def backfill(
+    job: Job,
+    window: Annotated[str, typer.Argument(metavar="FROM..TO", help="Both included; UTC if no offset is given.")],
+    only: Annotated[Only | None, typer.Option(help="Only fire times without a run, or whose run failed.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a job for the fire times of a window that have no run, or a failed one.
+
+    One run for each, one after the other, beside the job's schedule.
+
+    Example: etl backfill flights 2026-03-01..2026-03-07 --only missing
+    """
+    raise typer.Exit(scheduling.backfill(settings_here(), job, window, only, json))
+
+
+@app.command()
+@handled
+def publish(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="What a PubSubTrigger names.")],
+    data: Annotated[str | None, typer.Option(metavar="JSON", help="A JSON object for the cycle.")] = None,
+) -> None:
+    """Send a message to the jobs that want it.
+
+    Example: etl publish orders.arrived --data '{"shop": 7}'
+    """
+    scheduling.publish(settings_here(), topic, data)
+
+
+sql = typer.Typer(help="Print SQL for your own database.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sql, name="sql")
+
+
+@sql.command()
+@handled
+def watch(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="As the catalog has it.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="What a PubSubTrigger names.")],
+) -> None:
+    """Print a trigger that sends a message when rows are inserted.
+
+    Example: etl sql watch orders orders.arrived | etl psql
+    """
+    scheduling.watch(settings_here(), table, topic)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h"]})

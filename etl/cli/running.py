@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -41,7 +41,7 @@ T = TypeVar("T")
 DEFAULT_FLIGHTS = "flights-2013-01.csv.gz"
 
 
-def run(settings: Settings, name: str, limit: int | None, json: bool) -> int:
+def run(settings: Settings, name: str, limit: int | None, arguments: Mapping[str, Any], json: bool) -> int:
     """Run one job; the exit code says how it ended."""
 
     async def work(application: Application) -> int:
@@ -51,9 +51,9 @@ def run(settings: Settings, name: str, limit: int | None, json: bool) -> int:
             bounds = (limit, await application.backlog(pipeline))
             return min((bound for bound in bounds if bound is not None), default=None)
 
-        async with _by_hand(name, to_do) as hand:
+        async with by_hand(name, to_do) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
-            outcome = await _survive(application.run_job(pipeline, hand, limit=limit))
+            outcome = await _survive(application.run_job(pipeline, hand, limit=limit, arguments=arguments))
         return await _told(application, name, outcome, json)
 
     return with_application(settings, work)
@@ -71,7 +71,7 @@ def replay(settings: Settings, name: str, error: str | None, run_text: str | Non
         async def to_do() -> int:
             return sum((await application.issues.count(name, error, run_id)).values())
 
-        async with _by_hand(name, to_do) as hand:
+        async with by_hand(name, to_do) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             replayed = await _survive(application.replay(pipeline, hand, error=error, run_id=run_id))
         if replayed is None or replayed.run is None:
@@ -119,7 +119,7 @@ def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
         say(f"loading {path.name} into flights_inbox")
         expected = await demo.load(application, path, say)
         pipeline = demo.flights_job()
-        async with _by_hand(pipeline.name, lambda: application.backlog(pipeline)) as hand:
+        async with by_hand(pipeline.name, lambda: application.backlog(pipeline)) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand))
         code = await _told(application, pipeline.name, outcome, json)
@@ -204,7 +204,7 @@ async def _told(application: Application, name: str, outcome: Run | Blocker | No
 
 
 @contextlib.asynccontextmanager
-async def _by_hand(name: str, count: Callable[[], Awaitable[int | None]]) -> AsyncIterator[HandControls]:
+async def by_hand(name: str, count: Callable[[], Awaitable[int | None]]) -> AsyncIterator[HandControls]:
     """Controls of a run by hand, with a progress bar on a terminal; `count` gives the rows there are to do."""
     if not err.is_terminal:
         yield HandControls(tell=say)

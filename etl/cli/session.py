@@ -9,7 +9,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
@@ -183,3 +183,17 @@ def on_signals(first: Callable[[], None], second: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, receive)
+
+
+def arguments_of(written: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` arguments; a value is JSON where it can be read so, else text. Raises `ConfigurationError`."""
+    arguments: dict[str, Any] = {}
+    for each in written:
+        name, separator, value = each.partition("=")
+        if not separator or not name.isidentifier():
+            raise ConfigurationError(f"{each!r} is not NAME=VALUE", setting="--arg", remedy="e.g. --arg shop=7")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return arguments

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import asyncpg
 
 from etl.core.ports import Blocker, RunRequest, WorkerIdentity
 from etl.core.run import RunState
+from etl.core.tick import COALESCED, QUEUED, RAN, SKIPPED, Tick
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
-
-RAN, QUEUED, COALESCED, SKIPPED, PAUSED, MISSED = (
-    "ran", "queued", "coalesced", "skipped_overlap", "skipped_paused", "missed"
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """One firing of a trigger and what came of it."""
-
-    job: str
-    trigger: str
-    scheduled_for: datetime
-    decision: str
-    reason: str | None = None
-    run_id: UUID | None = None
-    blocked_by: UUID | None = None
-    missed_until: datetime | None = None
-    missed_count: int | None = None
 
 
 async def insert_run(

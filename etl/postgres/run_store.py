@@ -126,12 +126,18 @@ async def _start(
     connection: Connection, request: RunRequest, worker: WorkerIdentity, lease: timedelta
 ) -> Run | Blocker | None:
     """None: whoever blocked it has just ended; ask again."""
-    if await insert_run(connection, request, worker, lease) is None:
-        known = await connection.fetchrow(statement("read_run"), request.run_id)
-        if known is None:
-            pool = None if request.pool is None else request.pool.name
-            return await find_blocker(connection, request.overlap_key, pool)
-    return await _read(connection, request.run_id)
+    if await insert_run(connection, request, worker, lease) is not None:
+        return await _read(connection, request.run_id)
+    known = await connection.fetchrow(statement("read_run"), request.run_id)
+    if known is not None:  # an earlier COMMIT took effect unheard
+        return run_of(known)
+    pool = None if request.pool is None else request.pool.name
+    blocker = await find_blocker(connection, request.overlap_key, pool)
+    if blocker is not None or request.scheduled_for is None or request.parent_id is not None:
+        return blocker
+    tick = (request.job, request.trigger, request.scheduled_for)
+    other = await connection.fetchval(statement("find_run_of_tick"), *tick)  # the fire time has a run by now
+    return None if other is None else await _read(connection, other)
 
 
 async def _read(connection: Connection, run_id: UUID) -> Run:

@@ -15,8 +15,9 @@ from etl.core.ports import RunRequest, Wake, WorkerIdentity
 from etl.core.run import DEFERRED
 from etl.core.schedule import Due, due
 from etl.core.service import Served, Service
+from etl.core.tick import MISSED, PAUSED, QUEUED, RAN, Tick
 from etl.core.trigger import ClockTrigger
-from etl.postgres.asking import MISSED, PAUSED, QUEUED, RAN, Tick, ask, insert_run, record
+from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
 from etl.postgres.statements import statement

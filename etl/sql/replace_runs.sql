@@ -2,7 +2,8 @@
 --   $1 overlap key   $2 the run that waits
 WITH told AS (
     UPDATE etl.run
-       SET cancel_reason = coalesce(cancel_reason, 'replaced by run ' || $2::text), replaced_by = coalesce(replaced_by, $2)
+       SET cancel_reason = coalesce(cancel_reason, 'replaced by run ' || $2::uuid),
+           replaced_by = coalesce(replaced_by, $2::uuid)
      WHERE overlap_key = $1 AND slot >= 0 AND state = 'running'
  RETURNING run_id
 )

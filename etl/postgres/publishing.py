@@ -1,0 +1,72 @@
+"""Publishing a message, from any process that reaches the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+
+from etl.config import load_settings
+from etl.errors import ConfigurationError
+from etl.postgres.database import Database, unreachable
+from etl.postgres.embedded import EmbeddedServer
+from etl.postgres.statements import statement
+
+# The database of this process, by the event loop that it belongs to.
+_open: dict[asyncio.AbstractEventLoop, Database] = {}
+
+
+@contextmanager
+def publishing_through(database: Database) -> Iterator[None]:
+    """Messages published on this event loop go through the process's own connections."""
+    loop = asyncio.get_running_loop()
+    _open[loop] = database
+    try:
+        yield
+    finally:
+        _open.pop(loop, None)
+
+
+async def publish(topic: str, /, **data: Any) -> int:
+    """Send a message to every job with a `PubSubTrigger` on the topic; returns how many triggers that were.
+
+    When this returns the message is stored and cannot be lost. `data` is what JSON can say. Inside a worker the
+    process's own connections are used; elsewhere the settings (ETL_DATABASE_URL, else the project's embedded server)
+    say where to. Raises `ConfigurationError` for data without a JSON form, `DatabaseUnavailableError`.
+    """
+    try:
+        text = orjson.dumps(data).decode()
+    except TypeError as error:
+        raise ConfigurationError(f"the data have no JSON form: {error}", setting=f"publish({topic!r})") from None
+    database = _open.get(asyncio.get_running_loop())
+    if database is not None:
+        return int(
+            await database.unit(lambda connection: connection.fetchval(statement("publish"), topic, orjson.loads(text)))
+        )
+    settings = load_settings()
+    if settings.database_url:
+        return await _send(settings.database_url, topic, text)
+    server = EmbeddedServer(Path.cwd() / ".etl").start()
+    try:
+        return await _send(server.dsn(), topic, text)
+    finally:
+        server.stop()
+
+
+async def _send(dsn: str, topic: str, text: str) -> int:
+    try:
+        connection = await asyncpg.connect(dsn, statement_cache_size=0)
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unreachable(error, dsn) from None
+    try:
+        return int(await connection.fetchval(statement("publish"), topic, text))
+    except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
+        problem = "the database has no etl schema yet"
+        raise ConfigurationError(problem, setting="publish", remedy="run: etl migrate") from None
+    finally:
+        await connection.close()
