@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from copy import copy
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypedDict
+from zoneinfo import ZoneInfo
 
 from etl.core.overlap import Missed, Overlap, parse_missed, parse_overlap
+from etl.core.wall_clock import Moment, in_utc, named_zone
+from etl.core.window import EARLIEST, MOMENT, Excluding, Window, portion
 from etl.durations import Duration, declared_duration
 from etl.errors import ConfigurationError
 
@@ -93,10 +97,31 @@ class OpportunisticTrigger(Trigger):
         return f"opportunistic, pause {self.pause.total_seconds():g} s"
 
 
+class ClockOptions(TypedDict, total=False):
+    """What every clock trigger takes by name; see `ClockTrigger`."""
+
+    timezone: str | ZoneInfo
+    starting: Moment | None
+    until: Moment | None
+    excluding: Excluding
+    jitter: Duration
+    overlap: str | Overlap | None
+    missed: str | Missed
+    start_deadline: Duration | None
+
+
 class ClockTrigger(Trigger, ABC):
     """A trigger whose fire times follow from its definition alone.
 
-    `missed`  what is made up for after downtime; see `Missed`.
+    `timezone`   IANA name; what is written without an offset is what clocks show there.
+    `starting`   no fire time before it, and the anchor of whatever counts: a datetime, a date (its midnight) or text.
+    `until`      no fire time after it.
+    `excluding`  dates without fire times, judged in the zone: `datetime.date` or ISO text.
+    `jitter`     spreads each fire time over up to so long, never past the next one; the same for each process.
+    `missed`     what is made up for after downtime; see `Missed`.
+
+    A subclass gives `_definition` and its nominal `_moments`; options are applied here. Or it overrides `spec`,
+    `fire_times` and `last_fire_time`, and the options that concern these do nothing.
     """
 
     default_overlap = Overlap.skip
@@ -106,23 +131,103 @@ class ClockTrigger(Trigger, ABC):
     def __init__(
         self,
         *,
+        timezone: str | ZoneInfo = "UTC",
+        starting: Moment | None = None,
+        until: Moment | None = None,
+        excluding: Excluding = (),
+        jitter: Duration = 0,
         overlap: str | Overlap | None = None,
         missed: str | Missed = Missed.last,
         start_deadline: Duration | None = None,
     ) -> None:
         super().__init__(overlap=overlap, start_deadline=start_deadline)
+        name = type(self).__name__
         self.missed = parse_missed(missed)
+        self.zone = named_zone(timezone, f"{name} timezone")
+        self.window = Window.declared(self.zone, starting, until, excluding, name)
+        self.jitter = declared_duration(jitter, f"{name} jitter")
 
-    @abstractmethod
+    def with_policy(
+        self,
+        *,
+        overlap: str | Overlap | None = None,
+        missed: str | Missed | None = None,
+        start_deadline: Duration | None = None,
+        jitter: Duration | None = None,
+        excluding: Excluding | None = None,
+    ) -> Self:
+        """A copy of this trigger with other policies; what is not given stays."""
+        name, changed = type(self).__name__, copy(self)
+        changed.__dict__.pop("_firings", None)
+        if overlap is not None:
+            changed.overlap = parse_overlap(overlap)
+        if missed is not None:
+            changed.missed = parse_missed(missed)
+        if start_deadline is not None:
+            changed.start_deadline = declared_duration(start_deadline, f"{name} start_deadline")
+        if jitter is not None:
+            changed.jitter = declared_duration(jitter, f"{name} jitter")
+        if excluding is not None:
+            changed.window = self.window.without(excluding, name)
+        changed.refuse_silence()
+        return changed
+
+    @property
+    def spec(self) -> str:
+        """All that the fire times follow from. Policies are not part of it: a new one needs no new schedule."""
+        jitter = f"; jitter {self.jitter.total_seconds():g}s" if self.jitter else ""
+        return f"{self._definition}{self.window}{jitter}"
+
+    @property
+    def _definition(self) -> str:
+        """What a subclass fires by, as text, without what `spec` adds."""
+        return f"{self.kind} in {self.zone.key}"
+
+    def _moments(self, after: datetime, job: str) -> Iterator[datetime]:
+        """The nominal fire times (UTC) strictly after `after` (UTC), ascending; what a subclass is about."""
+        raise NotImplementedError(f"{type(self).__name__} gives no fire times: write _moments or fire_times")
+
+    def _latest(self, at: datetime, job: str) -> datetime | None:
+        """The latest nominal fire time (UTC) not after `at` (UTC): by looking further and further back."""
+        span = timedelta(minutes=1)
+        floor = self.window.floor
+        while at >= floor:
+            begin = max(at - span, floor - MOMENT)
+            latest = None
+            for moment in self._moments(begin, job):
+                if moment > at:
+                    break
+                latest = moment
+            if latest is not None or begin < floor:
+                return latest
+            span *= 6
+        return None
+
     def fire_times(self, after: datetime, until: datetime | None = None, *, job: str = "") -> Iterator[datetime]:
-        """Aware datetimes strictly after `after`, ascending, up to and including `until`. Pure.
+        """Aware datetimes in the trigger's zone, strictly after `after`, ascending, up to and including `until`. Pure.
 
         `job` is the name that `H` and jitter are spread by.
         """
+        after = in_utc(after)
+        ends = [in_utc(end) for end in (until, self.window.end) if end is not None]
+        end = min(ends) if ends else None
+        for moment in self._spread(after, job) if self.jitter else self._nominal(after, job):
+            if end is not None and moment > end:
+                return
+            yield moment.astimezone(self.zone)
 
-    @abstractmethod
     def last_fire_time(self, at: datetime, *, job: str = "") -> datetime | None:
         """The latest fire time not after `at`."""
+        at = in_utc(at)
+        nominal = self._latest_nominal(at, job)
+        while nominal is not None:
+            moment = nominal
+            if self.jitter:
+                moment = self._late(nominal, next(self._nominal(nominal, job), None), job, self.spec)
+            if moment <= at:
+                return moment.astimezone(self.zone)
+            nominal = self._latest_nominal(nominal - MOMENT, job)
+        return None
 
     def first_fire_time(self, now: datetime, *, job: str = "") -> datetime | None:
         """When a schedule that is stored at `now` for the first time fires first.
@@ -130,3 +235,36 @@ class ClockTrigger(Trigger, ABC):
         Raises `ConfigurationError` where that lies in the past and the trigger calls it a mistake.
         """
         return next(self.fire_times(now, job=job), None)
+
+    def _nominal(self, after: datetime, job: str) -> Iterator[datetime]:
+        return self.window.through(after, lambda begin: self._moments(begin, job))
+
+    def _latest_nominal(self, at: datetime, job: str) -> datetime | None:
+        return self.window.back_from(at, lambda moment: self._latest(moment, job))
+
+    def _spread(self, after: datetime, job: str) -> Iterator[datetime]:
+        spec = self.spec
+        nominals = self._nominal(max(after, EARLIEST) - self.jitter, job)
+        nominal = next(nominals, None)
+        while nominal is not None:
+            following = next(nominals, None)
+            moment = self._late(nominal, following, job, spec)
+            if moment > after:
+                yield moment
+            nominal = following
+
+    def _late(self, nominal: datetime, following: datetime | None, job: str, spec: str) -> datetime:
+        """The fire time that jitter makes of a nominal one."""
+        room = self.window.room(nominal, self.jitter)
+        if following is not None:
+            room = min(room, following - nominal)
+        return nominal + portion(room, job, spec, nominal.isoformat())
+
+    def refuse_silence(self) -> None:
+        """Raise `ConfigurationError` if the options leave no fire time at all; the end of a subclass' `__init__`."""
+        if next(self.fire_times(EARLIEST), None) is None:
+            raise ConfigurationError(
+                f"{self.spec} never fires",
+                setting=type(self).__name__,
+                remedy="check starting, until and excluding",
+            )
