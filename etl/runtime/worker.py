@@ -20,6 +20,8 @@ logger = logging.getLogger("etl.worker")
 
 # The longest a worker sleeps before it looks again: a run that another process queued waits no longer than this.
 LONGEST_SLEEP = 1.0
+# How long it sleeps when a trigger stays due, because another worker is deciding about it this moment.
+SHORTEST_SLEEP = 0.1
 # After an error of ours in one of the loops.
 PAUSE = 2.0
 
@@ -95,10 +97,9 @@ class Worker:
         if wake.queued or wake.deferred:
             while len(self._active) < self._max_runs and not self._stopping.is_set() and await self._start_one():
                 pass
-        pause = LONGEST_SLEEP if wake.due_in is None else min(LONGEST_SLEEP, max(0.0, wake.due_in))
         self._wake.clear()
         try:
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(_pause(wake.due_in)):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -153,3 +154,10 @@ class Worker:
     def _abort(self) -> None:
         for _, control in self._active.values():
             control.abort("the worker is shutting down")
+
+
+def _pause(due_in: float | None) -> float:
+    """Seconds to sleep when the next trigger is due in so many (None: there is none)."""
+    if due_in is None:
+        return LONGEST_SLEEP
+    return min(LONGEST_SLEEP, due_in) if due_in > 0 else SHORTEST_SLEEP
