@@ -26,6 +26,7 @@ from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.postgres.database import Database
 from etl.postgres.schedule_store import PostgresScheduleStore
+from etl.postgres.statements import statement
 from etl.runtime import driven
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
@@ -94,6 +95,21 @@ async def test_a_token_that_was_taken_away_writes_nothing(scene: Scene, fate: st
 
     assert await scene.results() == await scene.issues() == []
     assert await scene.pending() == [*range(1, 11)]
+
+
+@pytest.mark.parametrize("state", ["released", "expired", "replaced"])
+async def test_a_batch_that_is_not_open_is_not_recorded_as_done(scene: Scene, state: str) -> None:
+    """The last statement of a completion stands by itself, whatever was seen of the batch before."""
+    await scene.fill(8)
+    holder = await scene.run(batch_size=4)
+    batch, _ = await holder.must_claim(), await holder.must_claim()
+    ended = "NULL" if state == "expired" else "clock_timestamp()"
+    await scene.execute(f"UPDATE etl.batch SET state = $2, ended_at = {ended} WHERE token = $1", batch.token, state)
+
+    recorded = await scene.execute(statement("complete_batch"), batch.token, 4, 4, 0, 0, 0, 0, 0, [])
+
+    assert recorded == "UPDATE 0"
+    assert await scene.fetch("SELECT state, written FROM etl.batch ORDER BY number") == [(state, 0), ("open", 0)]
 
 
 async def test_a_completion_does_not_touch_the_row_of_its_run(scene: Scene, db: Any) -> None:
