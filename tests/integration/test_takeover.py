@@ -28,7 +28,7 @@ from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.statements import statement
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
-from tests.kit import NoTracing
+from tests.kit import NoTracing, eventually
 from tests.protocol import DONE, PENDING, Scene, counted, failing, faulty, ids, open_scene
 
 
@@ -239,6 +239,25 @@ async def test_a_run_that_is_being_claimed_for_is_left_alone(scene: Scene, where
         assert await claim is not None
     assert await scene.reap() == [holder.run_id]
     assert await scene.batches() == [("expired", 10)]
+
+
+async def test_a_run_that_was_stopped_right_after_it_prepared_a_statement_is_ended(scene: Scene, where: Where) -> None:
+    """To the server such a session is active, whatever it holds locked: its own timeouts would never end it."""
+    await scene.fill(10)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        await holder.fall_silent()
+        frost = proxy.cut(Cut.STALL, at=r"INSERT INTO etl\.batch ")
+        claiming = asyncio.create_task(holder.claims.next(uuid4(), 10))
+        await frost.fired.wait()
+
+        reaped = await eventually(scene.reap)
+        frost.release()
+
+        with pytest.raises(RunLostError):
+            await claiming
+    assert reaped == [holder.run_id]
+    assert await scene.batches() == []
 
 
 @pytest.mark.parametrize(
