@@ -77,7 +77,7 @@ def replay(settings: Settings, name: str, error: str | None, run_text: str | Non
         if replayed is None or replayed.run is None:
             return await _nothing_to_replay(application, name, error, json) if replayed is not None else EXIT_FAILED
         if replayed.gone:
-            say(f"{replayed.gone} rows in quarantine do not exist any more; their entries were closed")
+            say(f"{replayed.gone} rows in quarantine are gone or were handled since; their entries were closed")
         return await _told(application, name, replayed.run, json)
 
     return with_application(settings, work)

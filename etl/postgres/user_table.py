@@ -158,10 +158,16 @@ SELECT {_HANDLED}.{_ORDINAL} - 1
 """
 
     @cached_property
-    def existing(self) -> str:
-        """keys -> positions (from 0) of the rows that exist."""
-        same_key = " AND ".join(f"{self._column(c)} = {self._handled_key(c, n)}" for n, c in self._numbered)
-        return f"SELECT {_HANDLED}.{_ORDINAL} - 1 FROM {self._handled(versions=False)} JOIN {self._table} ON {same_key}"
+    def settled_elsewhere(self) -> str:
+        """$1 replay, $2 job, $3 source -> (issue, does its row exist?) of issues whose rows are not to be replayed."""
+        exists = f"{self._column(self.key[0])} IS NOT NULL"
+        return f"""
+SELECT {_ISSUE}.issue_id, {exists} AS exists
+  FROM etl.row_issue AS {_ISSUE}
+  LEFT JOIN {self._table} ON {self._issue_key}
+ WHERE {_ISSUE}.replay_id = $1 AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'
+   AND NOT ({exists} AND {self._still_open})
+"""
 
     def _mark(self, assignments: str) -> str:
         pending = "" if self.replay else f"\n   AND (\n{self.pending}\n)"
@@ -233,12 +239,23 @@ RETURNING {_HANDLED}.{_ORDINAL} - 1, (
     def _rows_in_question(self) -> str:
         if not self.replay:
             return f"{self._table}\n WHERE (\n{self.pending}\n)"
-        issue_key = " AND ".join(
+        return f"""etl.row_issue AS {_ISSUE}
+  JOIN {self._table} ON {self._issue_key}
+ WHERE {_ISSUE}.replay_id = $1::uuid AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'
+   AND {self._still_open}"""
+
+    @property
+    def _issue_key(self) -> str:
+        return " AND ".join(
             f"{self._column(column)} = ({_ISSUE}.key ->> {n - 1})::{column.type}" for n, column in self._numbered
         )
-        return f"""etl.row_issue AS {_ISSUE}
-  JOIN {self._table} ON {issue_key}
- WHERE {_ISSUE}.replay_id = $1::uuid AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'"""
+
+    @property
+    def _still_open(self) -> str:
+        """A row left as it was may have been changed since: if it is not pending any more, somebody has handled it."""
+        return f"""(NOT {_ISSUE}.held OR {_ISSUE}.version = {self._alias}.xmin::text OR (
+{self.pending}
+) IS TRUE)"""
 
     def _select(self, bounds: Sequence[str]) -> str:
         keys = [f"{self._column(column)}::text" for column in self.key]

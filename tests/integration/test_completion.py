@@ -746,6 +746,53 @@ async def test_a_replay_of_rows_that_changed_takes_them_as_they_are_now(scene: S
     assert await scene.pending() == []
 
 
+async def test_a_replay_leaves_alone_what_somebody_else_has_handled_since(scene: Scene, database: Database) -> None:
+    """Two jobs on one table share its rows: what the other one did meanwhile is not done again."""
+    await scene.fill(4)
+
+    @processor(inline=True)
+    def touchy(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if context.job == "job" and row["id"] in (2, 3):
+            raise ValueError
+        return {"id": row["id"], "v": context.job}
+
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'")
+    job, other = (Pipeline(name, source, touchy, PostgresSink("dst")) for name in ("job", "other"))
+    application = _application(database)
+    await application.run_job(job, HandControls())
+    await scene.execute("UPDATE src SET status = 'done' WHERE id = 3")
+    await application.run_job(other, HandControls())
+
+    replayed = await application.replay(job, HandControls(), error=None, run_id=None)
+
+    assert (replayed.taken, replayed.gone) == (0, 2)
+    assert await scene.fetch("SELECT v FROM dst ORDER BY id") == ["job", "other", "job"]
+    assert [("2", "resolved", "ValueError"), ("3", "resolved", "ValueError")] == await scene.issues()
+
+
+@pytest.mark.parametrize(("share", "state"), [("50%", RunState.partial), ("49%", RunState.failed)])
+async def test_a_share_of_few_rows_is_judged_at_the_end_of_the_run(
+    scene: Scene, database: Database, share: str, state: RunState
+) -> None:
+    """Before that, a share of very few rows says nothing."""
+    await scene.fill(20)
+
+    @processor(inline=True)
+    def touchy(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] % 2:
+            raise ValueError
+        return {"id": row["id"], "v": row["v"]}
+
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'", batch_size=4)
+    job = Pipeline("job", source, touchy, PostgresSink("dst"), max_quarantined=share)
+
+    run = await _application(database).run_job(job, HandControls())
+
+    assert isinstance(run, Run)
+    assert (run.state, run.counts.written, run.counts.quarantined) == (state, 10, 10)
+    assert (run.error_type == "TooManyQuarantinedError") is (state is RunState.failed)
+
+
 async def test_events_are_quarantined_and_replayed_as_they_were_brought(scene: Scene, database: Database) -> None:
     """They have no row to look at again; an event that JSON cannot hold exactly stays in quarantine."""
     await scene.execute("CREATE TABLE dst (id bigint, v text)")
