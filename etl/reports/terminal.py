@@ -23,7 +23,7 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
     lines = [
         f"{run.job}   run {run.run_id}   {str(run.state).upper()}",
         verdict(run),
-        _when(run),
+        *_when(run, width),
     ]
     if run.error and run.state is not RunState.cancelled:
         lines += textwrap.wrap(_one_line(f"{run.error_type}: {run.error}"), width)[:4]
@@ -37,7 +37,7 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
     return [line.rstrip() for line in lines]
 
 
-def _when(run: Run) -> str:
+def _when(run: Run, width: int) -> list[str]:
     parts = [run.trigger]
     if run.scheduled_for is not None:
         parts.append(f"scheduled for {run.scheduled_for:%Y-%m-%d %H:%M:%S %Z}")
@@ -49,7 +49,14 @@ def _when(run: Run) -> str:
         parts.append(f"on {run.host} (pid {run.pid})")
     if run.trace_id:
         parts.append(f"trace {run.trace_id[:8]}")
-    return ", ".join(parts)
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 > width:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] += f", {part}"
+    return lines
 
 
 def _stage_table(stages: Sequence[StageCounts]) -> list[str]:
