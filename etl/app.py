@@ -70,7 +70,7 @@ def connection_settings(settings: Settings, dsn: str) -> ConnectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay came to. `taken` issues were asked back, `gone` had no row any more."""
+    """What a replay came to. `taken` issues were asked back, `gone` had nothing to replay any more."""
 
     run: Run | Blocker | None
     taken: int

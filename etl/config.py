@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: timedelta) -> timedelta:
         if value < timedelta(milliseconds=500):
             raise ValueError("a lease under 500 ms cannot be kept")
+        if value > timedelta(days=1):
+            raise ValueError("a lease over a day keeps the rows of a dead process too long")
         return value
 
     @classmethod

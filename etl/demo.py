@@ -13,6 +13,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
+from zoneinfo import ZoneInfo
 
 import psutil
 
@@ -27,6 +28,7 @@ from etl.postgres.statements import statement
 JOB = "flights"
 _TABLES = ("airport", "flights_inbox", "flight")
 _MISSING = ("", "NA", r"\N")
+_NEW_YORK = ZoneInfo("America/New_York")  # what times without an offset mean in the published tables
 _LOOK_AGAIN = 0.2  # seconds
 _LONGEST_WAIT = 60.0
 
@@ -52,9 +54,7 @@ def _instant(cell: str) -> datetime | None:
     if cell in _MISSING:
         return None
     moment = datetime.fromisoformat(cell)
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return moment
+    return moment.replace(tzinfo=_NEW_YORK) if moment.tzinfo is None else moment
 
 
 Reader = Callable[[str], Any]
@@ -201,8 +201,8 @@ def _opened(path: Path) -> TextIO:
     with path.open("rb") as probe:
         zipped = probe.read(2) == b"\x1f\x8b"
     if zipped:
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open("rt", encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open("rt", encoding="utf-8-sig", newline="")
 
 
 def _read_line(path: Path, number: int, cells: list[str], columns: dict[str, Reader]) -> list[Any]:

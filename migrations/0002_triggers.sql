@@ -2,9 +2,8 @@
 -- Locks: adds columns with constant defaults (a moment's exclusive lock each) and new tables. Programs of before this
 -- migration refuse the newer schema, so stop their workers first.
 
--- One row per trigger of a job. Clock triggers have the time they are due next; `worker_id` is who registered it last.
+-- One row per trigger of a job. Clock triggers have the time they are due next.
 ALTER TABLE etl.schedule ADD COLUMN created_at timestamptz NOT NULL DEFAULT clock_timestamp();
-ALTER TABLE etl.schedule ADD COLUMN worker_id uuid;
 
 -- `slot`: 0 and up, a place among the runs that may be active at once (`places` of them); below 0, waiting for one.
 ALTER TABLE etl.run ADD COLUMN places integer NOT NULL DEFAULT 1;

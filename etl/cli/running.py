@@ -21,7 +21,9 @@ from etl.cli.session import (
     jobs_here,
     on_signals,
     program,
+    refuse_unknown,
     say,
+    screen_width,
     show,
     show_json,
     with_application,
@@ -56,6 +58,7 @@ def run(settings: Settings, name: str, limit: int | None, arguments: Mapping[str
             outcome = await _survive(application.run_job(pipeline, hand, limit=limit, arguments=arguments))
         return await _told(application, name, outcome, json)
 
+    refuse_unknown(settings, name)
     return with_application(settings, work)
 
 
@@ -77,9 +80,10 @@ def replay(settings: Settings, name: str, error: str | None, run_text: str | Non
         if replayed is None or replayed.run is None:
             return await _nothing_to_replay(application, name, error, json) if replayed is not None else EXIT_FAILED
         if replayed.gone:
-            say(f"{replayed.gone} rows in quarantine do not exist any more; their entries were closed")
+            say(f"{replayed.gone} rows in quarantine are gone or were handled since; their entries were closed")
         return await _told(application, name, replayed.run, json)
 
+    refuse_unknown(settings, name)
     return with_application(settings, work)
 
 
@@ -199,7 +203,7 @@ async def _told(application: Application, name: str, outcome: Run | Blocker | No
     else:
         report = await PostgresReportStore(application.database).report(outcome.run_id)
         if report is not None:
-            show(render_report(report, program=program()))
+            show(render_report(report, width=screen_width(), program=program()))
     return exit_code(outcome.state)
 
 

@@ -26,6 +26,7 @@ from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
 from etl.jobs import FoundJobs, find_jobs
 from etl.postgres import migrator
 from etl.postgres.embedded import EmbeddedServer
+from etl.reports.terminal import WIDTH
 from etl.telemetry.logs import set_up_logging
 from etl.telemetry.tracing import set_up_tracing
 
@@ -38,6 +39,11 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 def say(text: str) -> None:
     """Talk to the person: standard error."""
     err.print(showable(text))
+
+
+def screen_width() -> int:
+    """How wide a report may be: as wide as the terminal, up to what it is made for."""
+    return min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
 
 
 def show(lines: list[str]) -> None:
@@ -115,6 +121,15 @@ async def job_named(application: Application, settings: Settings, name: str) -> 
     if name == demo.JOB and await demo.is_loaded(application):
         return demo.flights_job()
     raise no_job(name, found)
+
+
+def refuse_unknown(settings: Settings, name: str) -> None:
+    """Refuse a job that neither this folder nor a database can know, before a server is made for nothing."""
+    if settings.database_url or (Path.cwd() / EMBEDDED).exists():
+        return
+    found = find_jobs(settings.jobs, Path.cwd())
+    if name not in found.pipelines and name not in found.clashes:
+        raise no_job(name, jobs_here(settings))
 
 
 def no_job(name: str, found: FoundJobs) -> ConfigurationError:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from etl import demo
 from etl.app import Application
-from etl.cli.session import jobs_here, no_job, program, say, show, show_json, with_application
+from etl.cli.session import jobs_here, no_job, program, say, screen_width, show, show_json, with_application
 from etl.config import Settings
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_DONE, EXIT_MISUSE, Run, RunState
@@ -96,7 +96,7 @@ def jobs(settings: Settings, json: bool) -> int:
                 each["source"],
                 each["sink"],
                 "; ".join(each["triggers"].values()) or "by hand",
-                each["next_at"] or "-",
+                (each["next_at"] or "-").replace("T", " ").removesuffix("+00:00"),
             ]
             for each in facts
         ]
@@ -171,7 +171,7 @@ def report(settings: Settings, run: str | None, json: bool) -> None:
         if json:
             show_json(report_facts(found))
         else:
-            show(render_report(found, program=program()))
+            show(render_report(found, width=screen_width(), program=program()))
 
     with_application(settings, main)
 

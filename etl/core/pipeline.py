@@ -64,11 +64,10 @@ class Pipeline:
         except ConfigurationError as error:
             raise self._refusal(error.setting, error.problem, error.remedy) from None
         except ValueError as error:
-            raise self._refusal("timeout", str(error), None) from None
-        self.resources: Mapping[str, Callable[[], Any]] = MappingProxyType(dict(resources or {}))
-        for resource, opener in self.resources.items():
-            if not callable(opener):
-                raise self._refusal("resources", f"{resource!r} is not a function", "give a function that opens it")
+            raise self._refusal("timeout", str(error), "e.g. timeout='10m'") from None
+        if self.timeout == timedelta():
+            raise self._refusal("timeout", f"{timeout!r} leaves no time at all", "leave it out for no bound")
+        self.resources = self._checked_resources(resources)
         self.declared_at = _declaration_place()
 
     def _checked_name(self, setting: str, value: str | None) -> str | None:
@@ -94,13 +93,25 @@ class Pipeline:
         for number, part in enumerate(parts[:-1], start=1):
             if isinstance(part, Sink):
                 raise self._refusal("sink", f"part {number} is a sink but not the last part", "a pipeline has one sink")
-            processor = as_processor(part)
+            try:
+                processor = as_processor(part)
+            except ConfigurationError as error:
+                raise self._refusal(error.setting, error.problem, error.remedy) from None
             if processor is None:
                 raise self._refusal(
                     "processors", f"part {number}, {part!r}, is not a processor", "give a function or instance"
                 )
             processors.append(processor)
         return tuple(processors), parts[-1]
+
+    def _checked_resources(self, resources: Any) -> Mapping[str, Callable[[], Any]]:
+        if resources is not None and not isinstance(resources, Mapping):
+            problem = f"{resources!r} does not say which name each has"
+            raise self._refusal("resources", problem, "write resources={'client': open_client}")
+        for resource, opener in (resources or {}).items():
+            if not callable(opener):
+                raise self._refusal("resources", f"{resource!r} is not a function", "give a function that opens it")
+        return MappingProxyType(dict(resources or {}))
 
     def _refusal(self, setting: str | None, problem: str, remedy: str | None) -> ConfigurationError:
         return ConfigurationError(problem, job=self.name, setting=setting, remedy=remedy)

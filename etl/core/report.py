@@ -44,7 +44,8 @@ def verdict(run: Run) -> str:
         case RunState.succeeded:
             return _finished(run)
         case RunState.partial:
-            return f"Finished, {_number(counts.quarantined)} of {_rows(counts.claimed)} set aside in quarantine."
+            aside = f"{_number(counts.quarantined)} of {_rows(counts.claimed)} set aside in quarantine"
+            return f"Finished, {aside}{_limited(run)}."
         case RunState.timed_out:
             return f"Stopped by its timeout after {handled}."
         case RunState.cancelled:
@@ -60,7 +61,7 @@ def _finished(run: Run) -> str:
     counts = run.counts
     if counts.claimed == 0:
         return "Finished; nothing was pending."
-    return f"Finished: {_number(counts.written)} of {_rows(counts.claimed)} written{_rest(run)}."
+    return f"Finished: {_number(counts.written)} of {_rows(counts.claimed)} written{_rest(run)}{_limited(run)}."
 
 
 def _rest(run: Run) -> str:
@@ -75,6 +76,12 @@ def _rest(run: Run) -> str:
         if count
     ]
     return f", {', '.join(parts)}" if parts else ""
+
+
+def _limited(run: Run) -> str:
+    """Whether more rows may wait: the run took as many as it was asked to."""
+    limit = run.row_limit
+    return f"; ended at its limit of {_number(limit)}" if limit is not None and run.counts.claimed >= limit else ""
 
 
 def _rows(count: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from etl.core.table import IDENTIFIER_BYTES, Column, Table
+from etl.core.table import IDENTIFIER_BYTES, Column, Table, quote_identifier
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
@@ -151,7 +151,7 @@ def resolve_key(facts: TableFacts, wanted: tuple[str, ...] | None) -> tuple[Colu
     columns = {name: find_column(table, name, setting="key") for name in wanted}
     for column in columns.values():
         if not column.not_null:
-            remedy = f"ALTER TABLE {table.sql} ALTER COLUMN ... SET NOT NULL, or use another key"
+            remedy = f"ALTER TABLE {table.sql} ALTER {quote_identifier(column.name)} SET NOT NULL, or use another key"
             raise ConfigurationError(f"column {column.name!r} may be null", setting="key", remedy=remedy)
         if column.base not in ORDERED_TYPES and column.kind != "e":
             remedy = "use a column of a type such as bigint, uuid, text, date or timestamptz"

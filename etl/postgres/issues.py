@@ -37,7 +37,9 @@ class PostgresIssues:
     async def mark_for_replay(
         self, table: UserTable | None, job: str, replay: UUID, error: str | None, run_id: UUID | None
     ) -> tuple[int, int]:
-        """Ask the run `replay` to take matching open issues: (issues it will take, issues whose row is gone).
+        """Ask the run `replay` to take matching open issues: (issues it will take, issues that have nothing to replay).
+
+        The latter, whose rows are gone or were handled by somebody else since, are closed.
 
         Without a table the rows are events, which come back as they were recorded.
         """
@@ -47,12 +49,11 @@ class PostgresIssues:
             marked = await connection.fetch(statement("mark_for_replay"), replay, job, source, error, run_id)
             if not marked or table is None:
                 return len(marked), 0
-            keys = [row["key"] for row in marked]
-            columns = [[key[part] for key in keys] for part in range(len(table.key))]
-            existing = {row[0] for row in await connection.fetch(table.existing, *columns)}
-            gone = [row["issue_id"] for n, row in enumerate(marked) if n not in existing]
-            await connection.execute(statement("close_gone_issues"), gone, replay)
-            return len(marked) - len(gone), len(gone)
+            settled = await connection.fetch(table.settled_elsewhere, replay, job, source)
+            for state, exists in (("gone", False), ("resolved", True)):
+                issues = [row["issue_id"] for row in settled if row["exists"] is exists]
+                await connection.execute(statement("close_issues"), issues, replay, state)
+            return len(marked) - len(settled), len(settled)
 
         return await self._database.unit(mark)
 

@@ -91,11 +91,14 @@ class PostgresRunStore:
     async def reap(self, only: Sequence[UUID] | None = None, may_judge: Callable[[], bool] = lambda: True) -> list[Run]:
         """End lost runs as crashed, one transaction each, and ask for runs that take over what they held.
 
+        Sessions that hold locks for a client that fell silent are ended first, for nothing here waits for a lock.
         `may_judge` is asked inside each transaction: the one before may have been cut off by an outage in which all
         leases ran out. What comes after the answer to BEGIN comes soon, or the server ends the idle transaction.
         """
+        silence = self._database.settings.idle_timeout.total_seconds()
 
         async def one(connection: Connection) -> Run | UUID | None:
+            await connection.execute(statement("end_silent_sessions"), silence)
             return await _reap_one(connection, only, left_alone) if may_judge() else None
 
         reaped: list[Run] = []

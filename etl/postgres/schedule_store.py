@@ -69,7 +69,6 @@ class PostgresScheduleStore:
 
     async def fire(self) -> int:
         """Decide about all fire times that are due; returns how many triggers that concerned."""
-        await self._database.unit(lambda connection: connection.execute(statement("drop_late_runs")))
         fired = 0
         while True:
             count = await self._database.unit(self._fire_some)
@@ -134,13 +133,13 @@ class PostgresScheduleStore:
         stored = await connection.fetch(statement("list_schedules"), jobs)
         changed = self._service.changed({(row["job"], row["trigger"]): row["spec"] for row in stored}, now)
         await connection.execute(statement("forget_schedules"), jobs, *self._known[:2])
-        await connection.execute(statement("register_schedules"), *changed, worker.worker_id)
-        await connection.execute(statement("own_schedules"), jobs, worker.worker_id)
+        await connection.execute(statement("register_schedules"), *changed)
         await connection.execute(statement("replace_subscriptions"), jobs, *self._service.subscriptions())
         ticks = [await ask(connection, _request(each, now), now) for each in self._service.on_start(alone)]
         await record(connection, ticks)
 
     async def _fire_some(self, connection: Connection) -> int:
+        await connection.execute(statement("drop_late_runs"))
         rows = await connection.fetch(statement("lock_due_schedules"), *self._known, _AT_ONCE)
         firings = [_firing(self._service[row["job"], row["trigger"]], row) for row in rows]
         moved = (

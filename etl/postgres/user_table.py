@@ -20,6 +20,7 @@ _VERSION = '"etl:version"'
 _ORDINAL = '"etl:ordinal"'
 _HANDLED = '"etl:handled"'
 _ISSUE = '"etl:issue"'
+_PENDING = '"etl:pending"'
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class UserTable:
     @cached_property
     def sweep_end(self) -> str:
         """The last key in question -> (key) or no row."""
-        return f"SELECT {self._key_json} FROM {self._rows_in_question} ORDER BY {self._order(' DESC')} LIMIT 1"
+        return f"SELECT {self._key_json} FROM {self._rows_in_question(' DESC')} ORDER BY {self._order(' DESC')} LIMIT 1"
 
     @cached_property
     def backlog(self) -> str:
@@ -158,10 +159,16 @@ SELECT {_HANDLED}.{_ORDINAL} - 1
 """
 
     @cached_property
-    def existing(self) -> str:
-        """keys -> positions (from 0) of the rows that exist."""
-        same_key = " AND ".join(f"{self._column(c)} = {self._handled_key(c, n)}" for n, c in self._numbered)
-        return f"SELECT {_HANDLED}.{_ORDINAL} - 1 FROM {self._handled(versions=False)} JOIN {self._table} ON {same_key}"
+    def settled_elsewhere(self) -> str:
+        """$1 replay, $2 job, $3 source -> (issue, does its row exist?) of issues whose rows are not to be replayed."""
+        exists = f"{self._column(self.key[0])} IS NOT NULL"
+        return f"""
+SELECT {_ISSUE}.issue_id, {exists} AS exists
+  FROM etl.row_issue AS {_ISSUE}
+  LEFT JOIN {self._table} ON {self._issue_key}
+ WHERE {_ISSUE}.replay_id = $1 AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'
+   AND NOT ({exists} AND {_still_open(self._alias, self._pending_still)})
+"""
 
     def _mark(self, assignments: str) -> str:
         pending = "" if self.replay else f"\n   AND (\n{self.pending}\n)"
@@ -193,24 +200,34 @@ RETURNING {_HANDLED}.{_ORDINAL} - 1, (
     def _column(self, column: Column) -> str:
         return f"{self._alias}.{quote_identifier(column.name)}"
 
+    @property
+    def _sorted_by(self) -> list[str]:
+        """The key by which rows are bounded and sorted: in a replay the issue's, which equals the row's."""
+        if self.replay:
+            return [f'{_ISSUE}."etl:key{n}"' for n, _ in self._numbered]
+        return [self._column(column) for column in self.key]
+
     def _order(self, direction: str = "") -> str:
-        return ", ".join(self._column(column) + direction for column in self.key)
+        return ", ".join(part + direction for part in self._sorted_by)
 
     @property
     def _row(self) -> str:
-        return _as_row([self._column(column) for column in self.key])
+        return _as_row(self._sorted_by)
 
     @property
     def _key_json(self) -> str:
         return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in self.key)})"
 
     def _key_of_json(self, json: str, *, row: bool = True) -> str:
+        parts = self._parts_of_json(json)
+        return _as_row(parts) if row else ", ".join(parts)
+
+    def _parts_of_json(self, json: str) -> list[str]:
         # With the column's collation, or two bounds would be compared by the database's own.
-        parts = [
+        return [
             f"({json} ->> {n - 1})::{column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
             for n, column in self._numbered
         ]
-        return _as_row(parts) if row else ", ".join(parts)
 
     def _handled(self, *, versions: bool = True) -> str:
         """The rows in hand as a table: parameters $1.. are the key columns, then the versions."""
@@ -229,16 +246,38 @@ RETURNING {_HANDLED}.{_ORDINAL} - 1, (
         same_key = [f"{self._column(column)} = {self._handled_key(column, n)}" for n, column in self._numbered]
         return "\n   AND ".join([*same_key, f"{self._alias}.xmin = {_HANDLED}.{_VERSION}"])
 
-    @property
-    def _rows_in_question(self) -> str:
+    def _rows_in_question(self, direction: str = "") -> str:
+        """What follows FROM, up to a WHERE that more conditions may follow."""
         if not self.replay:
             return f"{self._table}\n WHERE (\n{self.pending}\n)"
-        issue_key = " AND ".join(
+        names = [f'"etl:key{n}"' for n, _ in self._numbered]
+        parts = ", ".join(f"{part} AS {name}" for part, name in zip(self._parts_of_json("key"), names, strict=True))
+        matches = " AND ".join(
+            f"{self._column(column)} = {part}" for column, part in zip(self.key, self._sorted_by, strict=True)
+        )
+        wanted = dict.fromkeys([*(column.name for column in self.key), *self.columns])
+        columns = ", ".join(f"{self._alias}.{quote_identifier(name)}" for name in wanted)
+        # The issues are sorted first and each row is looked up by its key (OFFSET 0 keeps it so). A planner that takes
+        # issues which were asked back just now for one or two would rather walk the user's table in key order, and go
+        # through all the issues for each of its rows.
+        return f"""(
+       SELECT replay_crashes, held, version, {parts} FROM etl.row_issue
+        WHERE replay_id = $1::uuid AND job = $2 AND source = $3 AND state = 'open'
+        ORDER BY {", ".join(name + direction for name in names)}) AS {_ISSUE}
+ CROSS JOIN LATERAL (
+       SELECT {self._alias}.xmin, {columns}, {self._pending_still} AS {_PENDING}
+         FROM {self._table} WHERE {matches} OFFSET 0) AS {self._alias}
+ WHERE {_still_open(self._alias, f"{self._alias}.{_PENDING}")}"""
+
+    @property
+    def _issue_key(self) -> str:
+        return " AND ".join(
             f"{self._column(column)} = ({_ISSUE}.key ->> {n - 1})::{column.type}" for n, column in self._numbered
         )
-        return f"""etl.row_issue AS {_ISSUE}
-  JOIN {self._table} ON {issue_key}
- WHERE {_ISSUE}.replay_id = $1::uuid AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'"""
+
+    @property
+    def _pending_still(self) -> str:
+        return f"(\n{self.pending}\n) IS TRUE"
 
     def _select(self, bounds: Sequence[str]) -> str:
         keys = [f"{self._column(column)}::text" for column in self.key]
@@ -247,7 +286,7 @@ RETURNING {_HANDLED}.{_ORDINAL} - 1, (
         limits = "".join(f"\n   AND {bound}" for bound in bounds)
         return f"""
 SELECT {", ".join([f"{self._alias}.xmin", crashes, *keys, *columns])}
-  FROM {self._rows_in_question}{limits}{"" if self.replay else self._not_held}
+  FROM {self._rows_in_question()}{limits}{"" if self.replay else self._not_held}
  ORDER BY {self._order()}
  LIMIT $4
 """
@@ -261,6 +300,11 @@ SELECT {", ".join([f"{self._alias}.xmin", crashes, *keys, *columns])}
         WHERE {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.key = {self._key_json} AND {_ISSUE}.held
           AND ({_ISSUE}.state = 'open' AND {_ISSUE}.version = {self._alias}.xmin::text
                OR {_ISSUE}.state = 'deferred' AND {_ISSUE}.due_at > clock_timestamp())))"""
+
+
+def _still_open(row: str, pending: str) -> str:
+    """A row left as it was may have been changed since: if it is not pending any more, somebody has handled it."""
+    return f"(NOT {_ISSUE}.held OR {_ISSUE}.version = {row}.xmin::text OR {pending})"
 
 
 def _as_row(parts: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 
@@ -22,10 +23,10 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
     lines = [
         f"{run.job}   run {run.run_id}   {str(run.state).upper()}",
         verdict(run),
-        _when(run),
+        *_when(run, width),
     ]
     if run.error and run.state is not RunState.cancelled:
-        lines += textwrap.wrap(f"{run.error_type}: {_one_line(run.error)}", width)[:4]
+        lines += textwrap.wrap(_one_line(f"{run.error_type}: {run.error}"), width)[:4]
     if report.stages:
         lines += ["", *_stage_table(report.stages)]
     lines += ["", *_books(run)]
@@ -36,7 +37,7 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
     return [line.rstrip() for line in lines]
 
 
-def _when(run: Run) -> str:
+def _when(run: Run, width: int) -> list[str]:
     parts = [run.trigger]
     if run.scheduled_for is not None:
         parts.append(f"scheduled for {run.scheduled_for:%Y-%m-%d %H:%M:%S %Z}")
@@ -48,7 +49,14 @@ def _when(run: Run) -> str:
         parts.append(f"on {run.host} (pid {run.pid})")
     if run.trace_id:
         parts.append(f"trace {run.trace_id[:8]}")
-    return ", ".join(parts)
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 > width:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] += f", {part}"
+    return lines
 
 
 def _stage_table(stages: Sequence[StageCounts]) -> list[str]:
@@ -59,7 +67,7 @@ def _stage_table(stages: Sequence[StageCounts]) -> list[str]:
 
 def _stage_row(stage: StageCounts) -> list[str]:
     return [
-        showable(stage.name)[:28],
+        _one_line(stage.name)[:28],
         _count(stage.rows_in),
         _count(stage.rows_out),
         _count(stage.filtered),
@@ -119,7 +127,7 @@ def _errors(groups: Sequence[ErrorGroup], width: int) -> list[str]:
     for group in groups[:_GROUPS]:
         more = f" (and {group.messages - 1} like it)" if group.messages > 1 else ""
         settled = "" if group.open_rows == group.rows else f" [{group.rows - group.open_rows:,} settled since]"
-        text = f"{group.error_type} in {group.stage}: {_one_line(group.example)}"
+        text = _one_line(f"{group.error_type} in {group.stage}: {group.example}")
         room = width - 14 - len(more) - len(settled)
         text = text if len(text) <= room else text[: room - 3] + "..."
         lines.append(f" {group.rows:>9,}  {text}{more}{settled}")
@@ -135,7 +143,7 @@ def _follow_up(report: RunReport, program: str) -> list[str]:
     if still_open:
         commands.append(f"{program} quarantine {run.job} --run {str(run.run_id)[:8]}")
         types = dict.fromkeys(group.error_type for group in still_open)
-        commands += [f"{program} replay {run.job} --error {name}" for name in list(types)[:3]]
+        commands += [f"{program} replay {run.job} --error {shlex.quote(_one_line(name))}" for name in list(types)[:3]]
     if run.state in (RunState.failed, RunState.timed_out, RunState.cancelled) and run.trigger != REPLAY:
         commands.append(f"{program} run {run.job}")
     return [" next", *(f"   {command}" for command in commands)] if commands else []

@@ -146,6 +146,8 @@ class DrivenPipeline:
             for task in done:
                 self._stragglers.discard(task)
                 task.result()
+        if not self.cut_short:
+            self._require_quota(self.counts.quarantined, at_end=True)
 
     def drop(self) -> None:
         """Give up rows that went on by themselves."""
@@ -318,9 +320,12 @@ class DrivenPipeline:
         if not counts.quarantined:
             return
         quarantined = self.counts.quarantined + sum(self._undecided.values())
+        self._require_quota(quarantined)
+
+    def _require_quota(self, quarantined: int, *, at_end: bool = False) -> None:
         quota = self._pipeline.quota
-        if quota.exceeded(quarantined, self._claimed):
-            problem = f"{quarantined} of {self._claimed} rows would be in quarantine"
+        if quota.exceeded(quarantined, self._claimed, at_end=at_end):
+            problem = f"{quarantined} of {self._claimed} rows {'are' if at_end else 'would be'} in quarantine"
             raise TooManyQuarantinedError(f"{problem}, max_quarantined is {quota}")
 
     def _raise_if_lost(self) -> None:

@@ -26,6 +26,8 @@ logger = logging.getLogger("etl.worker")
 LONGEST_SLEEP = 1.25
 # Between looks for history that is older than it is kept.
 TIDY_EVERY = 3600.0
+# How long it sleeps when a trigger stays due, because another worker is deciding about it this moment.
+SHORTEST_SLEEP = 0.1
 # After an error of ours in one of the loops.
 PAUSE = 2.0
 
@@ -121,9 +123,8 @@ class Worker:
             return
         if fired:
             return  # to learn what is due next
-        pause = LONGEST_SLEEP if wake.due_in is None else min(LONGEST_SLEEP, max(0.0, wake.due_in))
         try:
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(_pause(wake.due_in)):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -221,3 +222,10 @@ class Worker:
 
 def _waits_by_itself(trigger: Trigger) -> bool:
     return type(trigger).listen is not Trigger.listen
+
+
+def _pause(due_in: float | None) -> float:
+    """Seconds to sleep when the next trigger is due in so many (None: there is none)."""
+    if due_in is None:
+        return LONGEST_SLEEP
+    return min(LONGEST_SLEEP, due_in) if due_in > 0 else SHORTEST_SLEEP

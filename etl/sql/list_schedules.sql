@@ -1,8 +1,3 @@
--- What is known of the triggers of these jobs. Their rows are locked in one order, so that workers that begin at the
--- same time take turns.
+-- What is known of the triggers of these jobs.
 --   $1 jobs
-SELECT job, trigger, spec, worker_id, clock_timestamp() AS now
-  FROM etl.schedule
- WHERE job = ANY ($1::text[])
- ORDER BY job, trigger
-   FOR UPDATE
+SELECT job, trigger, spec FROM etl.schedule WHERE job = ANY ($1::text[])

@@ -1,10 +1,10 @@
--- Make triggers known; a changed definition takes effect from now on and fires nothing old.
---   $1 jobs   $2 triggers   $3 definitions   $4 first fire times from now on   $5 worker
-INSERT INTO etl.schedule (job, trigger, spec, next_at, worker_id)
-SELECT q.job, q.trigger, q.spec, q.next_at, $5
+-- Make triggers known that are new or changed; they take effect from now on and fire nothing old. One that is known as
+-- it is must not be among them: it would wait for whoever decides about it just now.
+--   $1 jobs   $2 triggers   $3 definitions   $4 first fire times from now on
+INSERT INTO etl.schedule (job, trigger, spec, next_at)
+SELECT q.job, q.trigger, q.spec, q.next_at
   FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS q (job, trigger, spec, next_at)
  ORDER BY q.job, q.trigger
     ON CONFLICT (job, trigger) DO UPDATE
-   SET spec = EXCLUDED.spec, next_at = EXCLUDED.next_at, worker_id = EXCLUDED.worker_id,
-       changed_at = clock_timestamp()
+   SET spec = EXCLUDED.spec, next_at = EXCLUDED.next_at, changed_at = clock_timestamp()
  WHERE schedule.spec <> EXCLUDED.spec

@@ -187,6 +187,17 @@ async def test_exit_2_nothing_is_recorded_for_a_job_that_does_not_exist(
     assert 0 == await db.fetchval("SELECT count(*) FROM etl.run")
 
 
+def test_a_misspelt_job_makes_no_server(tmp_path: Path) -> None:
+    """A folder without a database is left as it was."""
+    stranger = Project(tmp_path, "")
+
+    results = [stranger.etl(*words) for words in (("run", "nothing"), ("replay", "nothing"))]
+
+    assert [2, 2] == [result.code for result in results]
+    assert all(result.err.startswith("etl: JOB: no job 'nothing' (no job modules in ") for result in results)
+    assert [] == list(tmp_path.iterdir())
+
+
 async def test_exit_3_a_partial_run_leads_through_quarantine_report_and_replay_to_the_end(
     shop: Project, db: asyncpg.Connection[asyncpg.Record]
 ) -> None:

@@ -7,6 +7,7 @@ import gzip
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -195,7 +196,7 @@ BAD_FILES = {
         "line 3: dep_time is 'noon'",
         "NA",
     ),
-    "a time without a zone": (HEADER, [TO_HOUSTON.replace("00Z", "00")], "line 2: time_hour is '2013-", "correct the"),
+    "a time that is none": (HEADER, [TO_HOUSTON.replace("00Z", "61Z")], "line 2: time_hour is '2013-", "correct the"),
     "a cell too few": (
         HEADER,
         [TO_HOUSTON, TO_HOUSTON, TO_HOUSTON[:-21]],
@@ -211,6 +212,16 @@ BAD_FILES = {
     ),
     "a NUL": (HEADER, [TO_HOUSTON.replace("N14228", "N\x00")], "line 2: tailnum is 'N\\x00'", "correct the"),
 }
+
+
+def test_other_copies_of_the_data_are_read_too(tmp_path: Path) -> None:
+    """With a byte order mark, Windows line ends, and times as the clock in New York shows them."""
+    line = TO_HOUSTON.replace("2013-01-01T10:00:00Z", "2013-01-01 05:00:00")
+    path = write(Project(tmp_path, ""), [line + "\r"], "\ufeff" + HEADER + "\r")
+
+    (row,) = read_csv(Path(path), FLIGHT_COLUMNS)
+
+    assert datetime(2013, 1, 1, 10, tzinfo=UTC) == row[-1]
 
 
 @pytest.mark.parametrize("name", BAD_FILES)

@@ -73,9 +73,11 @@ class Fleet:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     died: dict[int, float] = field(default_factory=dict)  # pid -> when it died
     stopped: dict[int, float] = field(default_factory=dict)  # pid -> when it was first stopped
+    ended: list[int] = field(default_factory=list)  # exit codes of workers that ended otherwise than by `kill`
 
     def start(self) -> None:
         """Bring the number of workers up to what it should be."""
+        self.ended += [code for worker in self.workers if (code := worker.poll()) is not None]
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         while len(self.workers) < WORKERS:
             with (self.project.folder / "workers.log").open("ab") as log:

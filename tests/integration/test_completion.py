@@ -25,6 +25,7 @@ from etl.core.batch import Processed
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.postgres.database import Database
+from etl.postgres.statements import statement
 from etl.runtime import driven
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
@@ -93,6 +94,21 @@ async def test_a_token_that_was_taken_away_writes_nothing(scene: Scene, fate: st
 
     assert await scene.results() == await scene.issues() == []
     assert await scene.pending() == [*range(1, 11)]
+
+
+@pytest.mark.parametrize("state", ["released", "expired", "replaced"])
+async def test_a_batch_that_is_not_open_is_not_recorded_as_done(scene: Scene, state: str) -> None:
+    """The last statement of a completion stands by itself, whatever was seen of the batch before."""
+    await scene.fill(8)
+    holder = await scene.run(batch_size=4)
+    batch, _ = await holder.must_claim(), await holder.must_claim()
+    ended = "NULL" if state == "expired" else "clock_timestamp()"
+    await scene.execute(f"UPDATE etl.batch SET state = $2, ended_at = {ended} WHERE token = $1", batch.token, state)
+
+    recorded = await scene.execute(statement("complete_batch"), batch.token, 4, 4, 0, 0, 0, 0, 0, [])
+
+    assert recorded == "UPDATE 0"
+    assert await scene.fetch("SELECT state, written FROM etl.batch ORDER BY number") == [(state, 0), ("open", 0)]
 
 
 async def test_a_completion_does_not_touch_the_row_of_its_run(scene: Scene, db: Any) -> None:
@@ -727,6 +743,53 @@ async def test_a_replay_of_rows_that_changed_takes_them_as_they_are_now(scene: S
     assert replayed.taken == 1
     assert await scene.fetch("SELECT v FROM dst ORDER BY id") == ["x1", "repaired", "x3"]
     assert await scene.pending() == []
+
+
+async def test_a_replay_leaves_alone_what_somebody_else_has_handled_since(scene: Scene, database: Database) -> None:
+    """Two jobs on one table share its rows: what the other one did meanwhile is not done again."""
+    await scene.fill(4)
+
+    @processor(inline=True)
+    def touchy(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if context.job == "job" and row["id"] in (2, 3):
+            raise ValueError
+        return {"id": row["id"], "v": context.job}
+
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'")
+    job, other = (Pipeline(name, source, touchy, PostgresSink("dst")) for name in ("job", "other"))
+    application = _application(database)
+    await application.run_job(job, HandControls())
+    await scene.execute("UPDATE src SET status = 'done' WHERE id = 3")
+    await application.run_job(other, HandControls())
+
+    replayed = await application.replay(job, HandControls(), error=None, run_id=None)
+
+    assert (replayed.taken, replayed.gone) == (0, 2)
+    assert await scene.fetch("SELECT v FROM dst ORDER BY id") == ["job", "other", "job"]
+    assert [("2", "resolved", "ValueError"), ("3", "resolved", "ValueError")] == await scene.issues()
+
+
+@pytest.mark.parametrize(("share", "state"), [("50%", RunState.partial), ("49%", RunState.failed)])
+async def test_a_share_of_few_rows_is_judged_at_the_end_of_the_run(
+    scene: Scene, database: Database, share: str, state: RunState
+) -> None:
+    """Before that, a share of very few rows says nothing."""
+    await scene.fill(20)
+
+    @processor(inline=True)
+    def touchy(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] % 2:
+            raise ValueError
+        return {"id": row["id"], "v": row["v"]}
+
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'", batch_size=4)
+    job = Pipeline("job", source, touchy, PostgresSink("dst"), max_quarantined=share)
+
+    run = await _application(database).run_job(job, HandControls())
+
+    assert isinstance(run, Run)
+    assert (run.state, run.counts.written, run.counts.quarantined) == (state, 10, 10)
+    assert (run.error_type == "TooManyQuarantinedError") is (state is RunState.failed)
 
 
 async def test_events_are_quarantined_and_replayed_as_they_were_brought(scene: Scene, database: Database) -> None:

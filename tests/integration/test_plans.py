@@ -216,6 +216,44 @@ async def test_the_cost_of_a_claim_does_not_grow_with_what_is_done(scene: Scene,
     assert late.ways == with_history.ways == {"Index Scan src_pending"}
 
 
+async def test_a_replay_looks_its_rows_up_by_key(scene: Scene) -> None:
+    """Whatever the planner thinks of issues that were asked back a moment ago: it never walks the user's table."""
+    await _large_table(scene, "true", rows=20_000)
+    await scene.execute("ANALYZE src; ANALYZE etl.row_issue")
+    run_id = uuid4()
+    await scene.execute(_ASKED_BACK, run_id)
+    table = replace(await scene.source(), replay=True)
+    selection = (run_id, "job", table.name)
+
+    costs = []
+    for sql, arguments in (
+        (table.sweep_end, selection),
+        (table.next_rows(after=False, before=False), (*selection, 100, ["20000"])),
+        (table.next_rows(after=True, before=False), (*selection, 100, ["20000"], ["4000"])),
+        (table.rows_between, (*selection, None, ["20000"], ["8001"])),
+    ):
+        plan = await scene.value(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *arguments)
+        costs.append((_ways(_nodes(plan[0]["Plan"])), _read(_nodes(plan[0]["Plan"]))))
+
+    by_key = {"Index Scan src_pkey"}
+    assert [(by_key, 1), (by_key, 100), (by_key, 100), (by_key, 300)] == costs
+
+
+def _read(nodes: Iterable[dict[str, Any]]) -> float:
+    """How many rows of `src` a plan read."""
+    return float(sum(n["Actual Rows"] * n["Actual Loops"] for n in nodes if n.get("Relation Name") == "src"))
+
+
+# Five hundred rows in quarantine that a replay is to take.
+_ASKED_BACK = """
+INSERT INTO etl.row_issue (job, source, key, version, state, held, run_id, token, stage, error_type, message, attempts,
+                           replay_id)
+SELECT 'job', 'public.src', jsonb_build_array((g * 40)::text), '1', 'open', true, $1::uuid, gen_random_uuid(), 'stage',
+       'ValueError', 'no', 1, $1
+  FROM generate_series(1, 500) g
+"""
+
+
 # 30,000 batches done, as many issues settled, and 2,000 rows in quarantine.
 _HISTORY = """
 WITH batches AS (

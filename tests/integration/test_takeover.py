@@ -25,9 +25,10 @@ from etl.postgres.database import Database
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import LeaseConnection
 from etl.postgres.run_store import PostgresRunStore
+from etl.postgres.statements import statement
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
-from tests.kit import NoTracing
+from tests.kit import NoTracing, eventually
 from tests.protocol import DONE, PENDING, Scene, counted, failing, faulty, ids, open_scene
 
 
@@ -68,6 +69,19 @@ async def test_a_run_whose_lease_holds_is_left_alone(scene: Scene) -> None:
 
     assert await scene.reap() == []
     assert (await holder.complete(batch)).written == 10
+
+
+async def test_a_run_is_judged_by_its_lease_as_it_is_under_the_lock(scene: Scene) -> None:
+    """Whatever made somebody think that it is lost: the judgement stands by itself and looks at the lease again."""
+    await scene.fill(10)
+    holder = await scene.run()
+    await holder.claim()
+
+    *_, while_it_holds = (await scene.fetch(statement("judge_lost_run"), holder.run_id))[0]
+    await holder.fall_silent()
+    *_, when_it_is_over = (await scene.fetch(statement("judge_lost_run"), holder.run_id))[0]
+
+    assert (False, True) == (while_it_holds, when_it_is_over)
 
 
 async def test_a_run_that_was_ended_for_its_process_can_do_nothing_any_more(scene: Scene, database: Database) -> None:
@@ -225,6 +239,25 @@ async def test_a_run_that_is_being_claimed_for_is_left_alone(scene: Scene, where
         assert await claim is not None
     assert await scene.reap() == [holder.run_id]
     assert await scene.batches() == [("expired", 10)]
+
+
+async def test_a_run_that_was_stopped_right_after_it_prepared_a_statement_is_ended(scene: Scene, where: Where) -> None:
+    """To the server such a session is active, whatever it holds locked: its own timeouts would never end it."""
+    await scene.fill(10)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        await holder.fall_silent()
+        frost = proxy.cut(Cut.STALL, at=r"INSERT INTO etl\.batch ")
+        claiming = asyncio.create_task(holder.claims.next(uuid4(), 10))
+        await frost.fired.wait()
+
+        reaped = await eventually(scene.reap)
+        frost.release()
+
+        with pytest.raises(RunLostError):
+            await claiming
+    assert reaped == [holder.run_id]
+    assert await scene.batches() == []
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
         ("etl.toml", 'leese = "5s"', ["'leese'", "lease"]),
         ("etl.toml", 'lease = "soon"', ["lease", "'soon'", "30s"]),
         ("etl.toml", "lease = -1", ["lease", "-1"]),
+        ("etl.toml", 'lease = "25h"', ["lease", "over a day"]),
         ("etl.toml", "lease = 0.4", ["lease", "500 ms"]),
         ("etl.toml", "lease = inf", ["lease", "inf"]),
         ("etl.toml", "max_runs = 0", ["max_runs", "1"]),

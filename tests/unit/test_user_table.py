@@ -46,7 +46,7 @@ def statements(table: UserTable) -> dict[str, str]:
         "unchanged without payload": table.unchanged(payload=False),
         "unmarked": table.unmarked,
         "lockable": table.lockable,
-        "existing": table.existing,
+        "settled_elsewhere": table.settled_elsewhere,
     }
     for after in (False, True):
         for before in (False, True):
@@ -152,7 +152,7 @@ def test_a_replay_marks_rows_whatever_their_mark_says() -> None:
 def test_results_are_matched_to_rows_by_ordinal() -> None:
     table = user_table()
 
-    for sql in (table.complete, table.unchanged(), table.unmarked, table.lockable, table.existing):
+    for sql in (table.complete, table.unchanged(), table.unmarked, table.lockable):
         assert "WITH ORDINALITY" in sql
         assert '"etl:handled"."etl:ordinal" - 1' in sql
 
