@@ -17,8 +17,12 @@ from etl.sinks.postgres import PostgresSink
 from etl.sinks.pprint import PPrintSink
 from etl.sources.batch import BatchProcessingSource
 from etl.triggers.cron import CronTrigger
+from etl.triggers.daily import DailyTrigger, OnceTrigger
+from etl.triggers.every import every
 from etl.triggers.messages import AfterTrigger, PubSubTrigger, WebhookTrigger
+from etl.triggers.named import daily, heartbeat, hourly, minutely, monthly, weekly, yearly
 from etl.triggers.once import RunOnceTrigger
+from etl.triggers.periodic import PeriodicTrigger
 
 if TYPE_CHECKING:
     from etl.postgres.publishing import publish
@@ -30,12 +34,15 @@ __all__ = [
     "ConfigurationError",
     "Context",
     "CronTrigger",
+    "DailyTrigger",
     "EtlError",
     "Message",
     "Missed",
+    "OnceTrigger",
     "OpportunisticTrigger",
     "Overlap",
     "PPrintSink",
+    "PeriodicTrigger",
     "Pipeline",
     "PostgresSink",
     "Processor",
@@ -46,8 +53,16 @@ __all__ = [
     "Trigger",
     "TriggerSource",
     "WebhookTrigger",
+    "daily",
+    "every",
+    "heartbeat",
+    "hourly",
+    "minutely",
+    "monthly",
     "processor",
     "publish",
+    "weekly",
+    "yearly",
 ]
 
 

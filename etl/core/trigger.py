@@ -145,7 +145,11 @@ class ClockTrigger(Trigger, ABC):
         self.missed = parse_missed(missed)
         self.zone = named_zone(timezone, f"{name} timezone")
         self.window = Window.declared(self.zone, starting, until, excluding, name)
-        self.jitter = declared_duration(jitter, f"{name} jitter")
+        self.jitter = _declared_jitter(jitter, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: the definition, and not who serves it or how far somebody looked."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_firings", "_paused")}
 
     def with_policy(
         self,
@@ -158,7 +162,6 @@ class ClockTrigger(Trigger, ABC):
     ) -> Self:
         """A copy of this trigger with other policies; what is not given stays."""
         name, changed = type(self).__name__, copy(self)
-        changed.__dict__.pop("_firings", None)
         if overlap is not None:
             changed.overlap = parse_overlap(overlap)
         if missed is not None:
@@ -166,7 +169,7 @@ class ClockTrigger(Trigger, ABC):
         if start_deadline is not None:
             changed.start_deadline = declared_duration(start_deadline, f"{name} start_deadline")
         if jitter is not None:
-            changed.jitter = declared_duration(jitter, f"{name} jitter")
+            changed.jitter = _declared_jitter(jitter, name)
         if excluding is not None:
             changed.window = self.window.without(excluding, name)
         changed.refuse_silence()
@@ -206,15 +209,27 @@ class ClockTrigger(Trigger, ABC):
     def fire_times(self, after: datetime, until: datetime | None = None, *, job: str = "") -> Iterator[datetime]:
         """Aware datetimes in the trigger's zone, strictly after `after`, ascending, up to and including `until`. Pure.
 
-        `job` is the name that `H` and jitter are spread by.
+        `job` is the name that `H` and jitter are spread by. Compare in UTC: Python never finds a moment of an hour
+        that comes twice equal to one of another zone.
         """
         after = in_utc(after)
         ends = [in_utc(end) for end in (until, self.window.end) if end is not None]
         end = min(ends) if ends else None
-        for moment in self._spread(after, job) if self.jitter else self._nominal(after, job):
-            if end is not None and moment > end:
-                return
-            yield moment.astimezone(self.zone)
+        # A scheduler asks for the fire time after the one it got last: where that search paused, it goes on.
+        paused: dict[str, tuple[datetime, Iterator[datetime]]] = self.__dict__.setdefault("_paused", {})
+        reached, moments = paused.pop(job, (None, None))
+        if moments is None or reached != after:
+            moments = self._spread(after, job) if self.jitter else self._nominal(after, job)
+        try:
+            for moment in moments:
+                if end is not None and moment > end:
+                    return
+                reached = moment
+                yield moment.astimezone(self.zone)
+        except GeneratorExit:
+            assert reached is not None
+            paused[job] = reached, moments
+            raise
 
     def last_fire_time(self, at: datetime, *, job: str = "") -> datetime | None:
         """The latest fire time not after `at`."""
@@ -268,3 +283,10 @@ class ClockTrigger(Trigger, ABC):
                 setting=type(self).__name__,
                 remedy="check starting, until and excluding",
             )
+
+
+def _declared_jitter(jitter: Duration, name: str) -> timedelta:
+    spread = declared_duration(jitter, f"{name} jitter")
+    if spread > timedelta(days=366):
+        raise ConfigurationError(f"{jitter!r} is more than a year", setting=f"{name} jitter", remedy="give less")
+    return spread

@@ -14,7 +14,7 @@ class RunOnceTrigger(ClockTrigger):
     `name`  a new name makes it fire once more ("backfill of March").
     """
 
-    kind = "once"
+    kind = "run-once"
 
     def __init__(self, name: str = "") -> None:
         super().__init__()
