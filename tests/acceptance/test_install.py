@@ -141,6 +141,7 @@ def test_the_wheel_has_one_top_level_package_and_brings_migrations_and_the_demo_
 def empty_folder(account: str | None = None) -> Iterator[Path]:
     """A folder that its owner may use and others may enter."""
     with tempfile.TemporaryDirectory(prefix="etl-empty-", dir="/tmp") as made:
+        Path(made).chmod(0o755)  # or root's server would keep its data outside, where nobody deletes it
         if account is not None:
             shutil.chown(made, account)
         yield Path(made)

@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="etl-bench-"))
+    folder.chmod(0o755)  # or root's server would keep its data outside, where nobody deletes it
     server = EmbeddedServer(folder).start()
     try:
         asyncio.run(_prepare(server.dsn()))

@@ -367,18 +367,33 @@ def test_eight_processes_starting_at_once_share_one_server(new_root: Path) -> No
     assert (new_root / "server.log").read_text().count("ready to accept connections") == 1
 
 
-def test_the_server_outlives_a_killed_parent_and_the_next_user_stops_it(root: Path) -> None:
+def test_the_server_outlives_a_killed_parent_for_its_other_user(root: Path) -> None:
     with user_process(root) as parent:
         ready(parent)
+        with EmbeddedServer(root, durable=False) as server:
+            parent.kill()
+            parent.wait()
+
+            with locks.alone(root) as home:
+                assert home is None, "what the watcher would find"
+            assert scalar(server, "SELECT 1") == 1
+            started = postmaster(root)
+
+    assert not is_alive(started)
+
+
+def test_the_server_stops_by_itself_when_its_last_user_was_killed(root: Path) -> None:
+    with user_process(root) as parent:
+        ready(parent)
+        server = postmaster(root)
         parent.kill()
         parent.wait()
-    server = postmaster(root)
-    assert is_alive(server)
 
-    with EmbeddedServer(root, durable=False):
-        assert server == postmaster(root)
+    wait_until(lambda: not is_alive(server))
 
-    assert not is_alive(server)
+    assert not (root / "data/postmaster.pid").exists(), "it was stopped in order"
+    with EmbeddedServer(root, durable=False) as again:
+        assert scalar(again, "SELECT 1") == 1
 
 
 def test_a_fork_leaving_does_not_take_the_server_away(root: Path) -> None:
@@ -877,13 +892,14 @@ def test_without_the_right_to_trace_a_live_server_is_still_recognised(root: Path
         with contextlib.suppress(AttributeError):  # there is no prctl outside Linux
             ctypes.CDLL(None).prctl(24, 19, 0, 0, 0)
 
-    with user_process(root) as killed:
-        ready(killed)
-    server = postmaster(root)
-    with user_process(root, preexec_fn=drop_cap_sys_ptrace) as user:
-        ready(user)
-        assert server == postmaster(root)
-        leave(user)
+    with user_process(root) as first:
+        ready(first)
+        server = postmaster(root)
+        with user_process(root, preexec_fn=drop_cap_sys_ptrace) as user:
+            ready(user)
+            assert server == postmaster(root)
+            leave(first)
+            leave(user)
 
     assert not is_alive(server)
 

@@ -19,6 +19,7 @@ from etl.postgres.embedded.account import OWN_SERVER_REMEDY
 from etl.postgres.embedded.binaries import find_binaries
 from etl.postgres.embedded.home import Home
 from etl.postgres.embedded.pidfile import PORT, PidFile
+from etl.postgres.embedded.watcher import set_watch
 
 logger = logging.getLogger("etl.postgres.embedded")
 
@@ -27,8 +28,8 @@ class EmbeddedServer:
     """A Postgres server below `root`, started on demand and shared by every process that names the same folder.
 
     It is reached through a Unix socket only, by the OS user who owns the data and by root, and stops when its last
-    user leaves. What `durable=False` makes is a throw-away server: it survives being killed but not a crash of the
-    machine, and `reap` may delete it; data once made or started durable stay so.
+    user leaves, or a moment after that one was killed. What `durable=False` makes is a throw-away server: it survives
+    being killed but not a crash of the machine, and `reap` may delete it; data once made or started durable stay so.
 
     The attributes are those that pytest-postgresql's `postgresql_noproc(depends_on=...)` reads.
     """
@@ -145,6 +146,7 @@ class EmbeddedServer:
         if self.durable and home.is_throw_away:
             datadir.write_out(home.data, binaries, home.account)
             home.mark(throw_away=False)
+        set_watch(self.root)
         record = home.server.launch(binaries, durable=not home.is_throw_away)
         logger.info("started Postgres %s in %s (pid %d)", binaries.version, self.root, record.pid)
         return record
