@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etl.core.after import AfterTrigger
 from etl.core.context import Context
 from etl.core.message import Message
 from etl.core.overlap import Missed, Overlap
@@ -19,7 +20,7 @@ from etl.sources.batch import BatchProcessingSource
 from etl.triggers.cron import CronTrigger
 from etl.triggers.daily import DailyTrigger, OnceTrigger
 from etl.triggers.every import every
-from etl.triggers.messages import AfterTrigger, PubSubTrigger, WebhookTrigger
+from etl.triggers.messages import PubSubTrigger, WebhookTrigger
 from etl.triggers.named import daily, heartbeat, hourly, minutely, monthly, weekly, yearly
 from etl.triggers.once import RunOnceTrigger
 from etl.triggers.periodic import PeriodicTrigger

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
-from etl.core.service import Service, requested
+from etl.core.service import Service, pool_of, requested
 from etl.core.sink import TableSink
+from etl.errors import ConfigurationError
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
 from etl.postgres.check import Findings, check, checked, count_pending
@@ -45,6 +47,8 @@ from etl.runtime.runner import Manner, Runner, Tools
 from etl.runtime.threads import RowThreads
 from etl.runtime.worker import Worker
 from etl.sinks.delivery import Delivery
+
+logger = logging.getLogger("etl.worker")
 
 # Where a project's own server lives.
 EMBEDDED = ".etl"
@@ -116,7 +120,17 @@ class Application:
     async def check(self, pipeline: Pipeline) -> Findings:
         """What is wrong with a job, without running it."""
         findings, _ = await self.database.unit(lambda connection: check(connection, pipeline))
+        findings.faults += await self._check_schedule(pipeline)
         return findings
+
+    async def _check_schedule(self, pipeline: Pipeline) -> list[ConfigurationError]:
+        try:
+            service = Service({pipeline.name: pipeline}, self.settings.pools)
+        except ConfigurationError as error:
+            return [error]
+        then = await self.operations.then(pipeline.name, datetime.now(UTC), datetime.now(UTC))
+        stored = {(pipeline.name, each.trigger): each.spec for each in then.stored}
+        return service.changed(stored, then.now).refused
 
     async def backlog(self, pipeline: Pipeline) -> int | None:
         """How many rows are pending; None for a source without a table, or when counting takes too long."""
@@ -177,7 +191,7 @@ class Application:
 
     async def work(self, pipelines: dict[str, Pipeline], on_ready: Callable[[Worker], None]) -> None:
         """Be a worker until stopped; `on_ready` gets the worker before it begins."""
-        service = Service(pipelines, self.settings.pools)
+        service = Service(self._servable(pipelines), self.settings.pools)
         async with self._tools() as tools:
             worker = Worker(
                 service,
@@ -190,6 +204,18 @@ class Application:
             )
             on_ready(worker)
             await worker.run()
+
+    def _servable(self, pipelines: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
+        """The jobs whose pool is known; the others are out of service, and that is said."""
+        servable = {}
+        for name, pipeline in pipelines.items():
+            try:
+                pool_of(pipeline, self.settings.pools)
+            except ConfigurationError as error:
+                logger.error("%s", error)
+            else:
+                servable[name] = pipeline
+        return servable
 
     async def _run_request(
         self, tools: Tools, pipeline: Pipeline, request: RunRequest, hand: HandControls

@@ -300,7 +300,11 @@ def publish(
     scheduling.publish(settings_here(), topic, data)
 
 
-sql = typer.Typer(help="Print SQL for your own database.", no_args_is_help=True, rich_markup_mode=None)
+sql = typer.Typer(
+    help="Print SQL for your own database.\n\nExample: etl sql watch orders orders.arrived",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(sql, name="sql")
 
 

@@ -30,6 +30,15 @@ class Served:
         """The job's name."""
         return self.pipeline.name
 
+    def first_fire_time(self, now: datetime) -> datetime | None:
+        """When it fires first if it is stored at `now`; None without a clock. Raises `ConfigurationError`."""
+        if not isinstance(self.trigger, ClockTrigger):
+            return None
+        try:
+            return self.trigger.first_fire_time(now, job=self.job)
+        except ConfigurationError as error:
+            raise ConfigurationError(error.problem, job=self.job, setting=error.setting, remedy=error.remedy) from None
+
     def request(
         self,
         *,
@@ -90,6 +99,7 @@ class Changed(NamedTuple):
     triggers: list[str]
     specs: list[str]
     first: list[datetime | None]
+    refused: list[ConfigurationError]
 
 
 class Service:
@@ -141,18 +151,21 @@ class Service:
     def changed(self, stored: Mapping[tuple[str, str], str], now: datetime) -> Changed:
         """The triggers that are not stored as they are defined, and when they fire first.
 
-        Raises `ConfigurationError` for one whose only fire time has passed.
+        `refused` has those that cannot be: one whose only fire time has passed fires never.
         """
-        found = Changed([], [], [], [])
+        found = Changed([], [], [], [], [])
         for place, each in sorted(self._served.items()):
-            spec = each.trigger.spec
-            if stored.get(place) == spec:
+            if stored.get(place) == each.trigger.spec:
+                continue
+            try:
+                first = each.first_fire_time(now)
+            except ConfigurationError as error:
+                found.refused.append(error)
                 continue
             found.jobs.append(each.job)
             found.triggers.append(each.trigger_name)
-            found.specs.append(spec)
-            clock = each.trigger if isinstance(each.trigger, ClockTrigger) else None
-            found.first.append(None if clock is None else clock.first_fire_time(now, job=each.job))
+            found.specs.append(each.trigger.spec)
+            found.first.append(first)
         return found
 
     def on_start(self, jobs: Collection[str]) -> list[Served]:

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from typing import Any, Protocol, Self
 
+from etl.core.after import AfterTrigger
 from etl.core.batch import Batch
 from etl.core.trigger import Trigger
 from etl.errors import ConfigurationError
@@ -46,8 +47,13 @@ class TriggerSource(ABC):
     triggers: tuple[Trigger, ...] = ()
     pipeline: PipelineRun
 
-    def on(self, *triggers: Trigger) -> Self:
-        """Attach triggers; any of them asks for a run. Raises `ConfigurationError` for anything else."""
+    def on(self, *triggers: Trigger, after: str | None = None) -> Self:
+        """Attach triggers; any of them asks for a run. `after`: the name of a job whose successes do as well.
+
+        Raises `ConfigurationError` for anything else.
+        """
+        if after is not None:
+            triggers = (*triggers, AfterTrigger(after))
         for trigger in triggers:
             if not isinstance(trigger, Trigger):
                 raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
 from etl.postgres.statements import statement
+
+logger = logging.getLogger("etl.schedule")
 
 # Triggers decided about in one transaction.
 _AT_ONCE = 500
@@ -133,7 +136,9 @@ class PostgresScheduleStore:
         stored = await connection.fetch(statement("list_schedules"), jobs)
         changed = self._service.changed({(row["job"], row["trigger"]): row["spec"] for row in stored}, now)
         await connection.execute(statement("forget_schedules"), jobs, *self._known[:2])
-        await connection.execute(statement("register_schedules"), *changed)
+        for refused in changed.refused:
+            logger.error("%s", refused)
+        await connection.execute(statement("register_schedules"), *changed[:4])
         await connection.execute(statement("replace_subscriptions"), jobs, *self._service.subscriptions())
         ticks = [await ask(connection, _request(each, now), now) for each in self._service.on_start(alone)]
         await record(connection, ticks)

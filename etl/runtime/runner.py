@@ -28,6 +28,9 @@ from etl.runtime.resources import Resources
 
 logger = logging.getLogger("etl.run")
 
+# Ends that nobody has to look into.
+_ORDERLY = (RunState.succeeded, RunState.partial, RunState.cancelled)
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -84,9 +87,9 @@ class Runner:
                 end = await self._work(pipeline, run, control, manner)
                 ended = await self._end(run, end, control)
                 span.set(**{f"etl.rows.{name}": value for name, value in _counted(ended.counts).items()})
-                if ended.state not in (RunState.succeeded, RunState.partial):
+                if ended.state not in _ORDERLY:
                     span.fail(ended.error or str(ended.state))
-                level = logging.INFO if ended.state in (RunState.succeeded, RunState.partial) else logging.ERROR
+                level = logging.INFO if ended.state in _ORDERLY else logging.ERROR
                 logger.log(level, "run ended", extra={"etl": _facts(ended, "ended")})
                 return ended
         finally:

@@ -1,4 +1,4 @@
-"""Triggers that messages fire: what somebody published, another job's success, a web hook."""
+"""Triggers that messages fire: what somebody published, a web hook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from etl.core.message import success_topic
 from etl.core.overlap import Overlap
 from etl.core.trigger import Trigger
 from etl.durations import Duration
@@ -47,28 +46,6 @@ class PubSubTrigger(Trigger):
     @property
     def spec(self) -> str:
         return f"messages to {', '.join(self.topics)}"
-
-
-class AfterTrigger(Trigger):
-    """Fires when a run of another job succeeded; its run has the time that run was scheduled for.
-
-    A run that set rows aside is `partial`, not a success.
-    """
-
-    kind = "after"
-
-    def __init__(
-        self, job: str, *, overlap: str | Overlap | None = None, start_deadline: Duration | None = None
-    ) -> None:
-        super().__init__(overlap=overlap, start_deadline=start_deadline)
-        if not isinstance(job, str) or not job:
-            raise ConfigurationError(f"{job!r} is not the name of a job", setting="AfterTrigger", remedy="name the job")
-        self.job = job
-        self.topics = (success_topic(job),)
-
-    @property
-    def spec(self) -> str:
-        return f"after {self.job}"
 
 
 class WebhookTrigger(Trigger):

@@ -229,3 +229,33 @@ async def test_why_answers_in_one_sentence(shop: Project, db: Db) -> None:
     )
     assert "is due in" in why("2036-04-05T00:00")
     assert (2, True) == ((wrong := shop.etl("why", "nightly", "noon")).code, "is not a time" in wrong.err)
+
+
+CLOCKS = """
+    from etl import CronTrigger, OnceTrigger, OpportunisticTrigger, Pipeline, PPrintSink, RunOnceTrigger, TriggerSource
+
+    class Nothing(TriggerSource):
+        async def cycle(self, **kwargs):
+            pass
+
+    late = Pipeline("late", Nothing().on(OnceTrigger("2020-03-01 08:00", timezone="UTC")), PPrintSink())
+    pooled = Pipeline("pooled", Nothing().on(CronTrigger("0 2 * * *")), PPrintSink(), pool="api")
+    idle = Pipeline("idle", Nothing().on(OpportunisticTrigger(pause=0.05)), PPrintSink())
+    once = Pipeline("once", Nothing().on(RunOnceTrigger()), PPrintSink())
+"""
+
+
+async def test_what_cannot_be_scheduled_is_told_by_check_and_stops_nothing_else(project: Project, db: Db) -> None:
+    """A moment that has passed, a pool without a size: the worker goes on with the other jobs."""
+    project.write_job(CLOCKS)
+
+    checked = project.etl("check")
+    async with working(project, db):
+        await eventually(lambda: db.fetchval("SELECT count(*) > 3 FROM etl.run WHERE job = 'idle'"))
+        await eventually(lambda: db.fetchval("SELECT count(*) = 1 FROM etl.run WHERE job = 'once'"))
+
+    assert 2 == checked.code
+    assert "FAULT  job late: OnceTrigger" in checked.out
+    assert "FAULT  job pooled: pool: there is no pool 'api' (give its size in etl.toml: [pools] api = 4" in checked.out
+    assert {"idle", "once"} == {row["job"] for row in await db.fetch("SELECT DISTINCT job FROM etl.run")}
+    assert {"idle", "once"} == {row["job"] for row in await db.fetch("SELECT DISTINCT job FROM etl.schedule")}
