@@ -28,7 +28,7 @@ class Plan:
     times: Times
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def plan(fields: Fields, both_needed: bool, job: str) -> Plan:
     """What an expression means, with `H` spread by the name of a job."""
 

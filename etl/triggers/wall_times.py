@@ -44,14 +44,13 @@ def fixed_moments(after: datetime, zone: ZoneInfo, dates: Dates, times: Times) -
 
 def real_moments(after: datetime, zone: ZoneInfo, dates: Dates, times: Times) -> Iterator[datetime]:
     """Instants (UTC) after `after` (UTC) of what fires in every hour of the day."""
-    waiting: list[datetime] = []  # moments of the second pass of an hour: later hours may have some in between
+    waiting: list[datetime] = []  # those of hours that come twice, which may mingle
     for hour, offsets in _hours(_earliest_wall(after, zone), dates, times):
-        if waiting:
-            arrived = first_shown(hour, zone)
-            while waiting and waiting[0] < arrived:
-                yield heappop(waiting)
+        arrived = first_shown(hour, zone) if waiting else after
+        while waiting and waiting[0] < arrived:
+            yield heappop(waiting)
         begin = _steady(hour, zone)
-        if begin is not None and not waiting:
+        if begin is not None:
             for offset in offsets[bisect_right(offsets, after - begin) :]:
                 yield begin + offset
             continue

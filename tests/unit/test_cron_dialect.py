@@ -10,7 +10,10 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from croniter import croniter
+from hypothesis import given
 
 from etl import CronTrigger
 from etl.errors import ConfigurationError
@@ -293,6 +296,42 @@ def test_special_days_are_those_of_which_the_sentence_is_true(text: str) -> None
     )
 
     assert expected == [moment.date() for moment in moments]
+
+
+# Plain expressions, against croniter
+
+
+def plain_field(low: int, high: int) -> st.SearchStrategy[str]:
+    """Lists of numbers, ranges (wrapping ones too) and steps that croniter reads rightly."""
+    number = st.integers(low, high)
+    pair = st.tuples(number, number).filter(lambda both: both[0] != both[1])
+    spans = pair.map(lambda both: f"{both[0]}-{both[1]}")
+    steps = pair.filter(lambda both: both[0] < both[1]).flatmap(
+        lambda both: st.integers(1, both[1] - both[0]).map(lambda step: f"{both[0]}-{both[1]}/{step}")
+    )
+    whole = st.integers(2, high - low).map(lambda step: f"*/{step}")
+    parts = st.lists(number.map(str) | spans | steps | whole, min_size=1, max_size=3).map(",".join)
+    return st.just("*") | parts
+
+
+@given(
+    minute=plain_field(0, 59),
+    hour=plain_field(0, 23),
+    day=plain_field(1, 28),
+    month=plain_field(1, 12),
+    weekday=plain_field(0, 6),
+    both=st.booleans(),
+)
+def test_a_plain_expression_means_what_croniter_says(
+    minute: str, hour: str, day: str, month: str, weekday: str, both: bool
+) -> None:
+    text = f"{minute} {hour} {day} {month} {weekday}"
+    trigger = CronTrigger(text, day_match="and" if both else "or")
+    theirs = croniter(text, NEW_YEAR, ret_type=datetime, day_or=not both)
+
+    found = list(islice(trigger.fire_times(NEW_YEAR), 12))
+
+    assert [theirs.get_next(datetime) for _ in found] == found
 
 
 def test_an_expression_may_match_years_apart() -> None:
