@@ -26,7 +26,7 @@ TABLES = """
     INSERT INTO src SELECT g, 'v' || g FROM generate_series(1, 400) g"""
 
 JOBS = """
-    from etl import BatchProcessingSource, CronTrigger, Pipeline, PostgresSink, processor
+    from etl import BatchProcessingSource, CronTrigger, Pipeline, PostgresSink, PubSubTrigger, processor
 
     @processor(inline=True)
     def act(context, row):
@@ -38,7 +38,7 @@ JOBS = """
         "copy",
         BatchProcessingSource(
             "src", pending="status = 'pending'", done="status = 'done'", batch_size=25, concurrency=4
-        ).on(CronTrigger("30 4 29 2 *")),
+        ).on(CronTrigger("30 4 29 2 *"), PubSubTrigger("rows")),
         act,
         PostgresSink("dst"),
     )
@@ -128,16 +128,22 @@ async def test_a_worker_fires_and_runs_through_the_pool(where: Where, behind: Po
     worker = project.start("worker")
     try:
         await eventually(lambda: db.fetchval("SELECT count(*) FROM etl.schedule"))
-        await db.execute("UPDATE etl.schedule SET next_at = timestamptz '2024-02-29 04:30 UTC'")
+        await db.execute("UPDATE etl.schedule SET next_at = timestamptz '2024-02-29 04:30 UTC' WHERE trigger = 'cron'")
         await eventually(lambda: db.fetchval("SELECT count(*) FROM etl.run WHERE state = 'succeeded'"))
+        await db.execute("INSERT INTO src VALUES (401, 'late')")
+        sent = await etl(project, "publish", "rows")
+        await eventually(lambda: db.fetchval("SELECT count(*) = 2 FROM etl.run WHERE state = 'succeeded'"))
         worker.send_signal(signal.SIGTERM)
         _, err = await asyncio.to_thread(worker.communicate, timeout=30)
     finally:
         worker.kill()
 
     assert 0 == worker.returncode, err
-    assert [("cron", 400)] == [tuple(row) for row in await db.fetch("SELECT trigger, written FROM etl.run")]
-    assert 400 == await db.fetchval("SELECT count(*) FROM dst")
+    assert 0 == sent.code, sent.err
+    assert [("cron", 400), ("pubsub", 1)] == [
+        tuple(row) for row in await db.fetch("SELECT trigger, written FROM etl.run ORDER BY queued_at")
+    ]
+    assert 401 == await db.fetchval("SELECT count(*) FROM dst")
 
 
 async def test_without_the_setting_the_remedy_is_told(where: Where, behind: Pooler, db: Db, tmp_path: Path) -> None:
