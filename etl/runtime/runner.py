@@ -203,27 +203,24 @@ def _interval(pipeline: Pipeline, run: Run) -> tuple[datetime, datetime] | None:
 async def _call_cycle(
     cycle: Callable[..., Awaitable[None]], run: Run, interval: tuple[datetime, datetime] | None
 ) -> None:
-    """Give `cycle` the run's arguments, and what it asks for by name."""
-    offered = {
-        **run.arguments,
-        "trigger_name": run.trigger,
-        "scheduled_for": run.scheduled_for,
-        "interval": interval,
-        "messages": list(run.messages),
-    }
+    """Give `cycle` the run's arguments, and of the facts about the run those that it names."""
     parameters = inspect.signature(cycle).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        await cycle(**offered)
-        return
     named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_POSITIONAL}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     strange = [name for name in run.arguments if name not in named]
-    if strange:
+    if strange and not takes_any:
         raise ConfigurationError(
             f"cycle() does not take {', '.join(map(repr, strange))}",
             job=run.job,
             remedy="add **kwargs or the parameter",
         )
-    await cycle(**{name: value for name, value in offered.items() if name in named})
+    facts = {
+        "trigger_name": run.trigger,
+        "scheduled_for": run.scheduled_for,
+        "interval": interval,
+        "messages": list(run.messages),
+    }
+    await cycle(**{**run.arguments, **{name: fact for name, fact in facts.items() if name in named}})
 
 
 def _single(error: BaseException) -> BaseException:

@@ -26,7 +26,6 @@ JOBS = """
         async def cycle(self, trigger_name=None, messages=(), interval=None, **kwargs):
             await self.pipeline.ready()
             told = {"messages": [message.data for message in messages], **kwargs}
-            told.pop("scheduled_for", None)
             if interval:
                 told["hours"] = (interval[1] - interval[0]).total_seconds() / 3600
             await self.pipeline.process({"trigger": trigger_name, "told": told})

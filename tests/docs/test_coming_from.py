@@ -8,6 +8,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ import etl
 from etl import ClockTrigger, CronTrigger
 from etl.jobs import find_jobs
 from tests.docs.test_docs import ROOT, Block, blocks
+from tests.kit import Project, eventually
 
 PAGE = ROOT / "docs/coming-from.md"
 REFERENCE = ROOT / "docs/reference/triggers.md"
@@ -66,7 +68,9 @@ def test_a_module_has_the_jobs_it_says(code: Block, output: Block, tmp_path: Pat
     ]
     expected = [line.split(maxsplit=2) for line in output.text.splitlines()]
     assert sorted(expected) == sorted(
-        [name, kind, first_times(trigger, 1)] for name, kind, trigger in triggers if isinstance(trigger, ClockTrigger)
+        [name, kind, times]
+        for name, kind, trigger in triggers
+        if isinstance(trigger, ClockTrigger) and (times := first_times(trigger, 1))
     )
 
 
@@ -109,3 +113,23 @@ def test_clock_changes_are_as_the_table_says(row: re.Match[str]) -> None:
         found = ", ".join(f"{moment.isoformat()[11:16]}{moment.isoformat()[19:]}" for moment in moments)
         shown = row[column].strip()
         assert shown.strip("., ") in found if "..." in shown else shown == found
+
+
+async def test_the_message_snippets_run_as_the_page_says(project: Project, db: Any) -> None:
+    """A publish and the hour start the same job; idle time, the first start and a web hook theirs."""
+    code = next(block.text for block in blocks(PAGE) if block.options.get("title") == "jobs/messages.py")
+    hook = "    async def listen(self):\n        await self.handle_webhook('order 7')\n"
+    project.write_job(code.replace("    async def handle_webhook", hook + "\n    async def handle_webhook"))
+    worker = project.start("worker")
+    try:
+        await eventually(lambda: db.fetchval("SELECT count(*) > 0 FROM etl.subscription"))
+        project.etl("publish", "force.run", "--data", '{"key": "value"}')
+        await eventually(lambda: db.fetchval("SELECT count(DISTINCT job) = 4 FROM etl.run WHERE state = 'succeeded'"))
+    finally:
+        worker.terminate()
+        out, _ = worker.communicate(timeout=30)
+
+    assert "{'data': [{'key': 'value'}], 'trigger': 'pubsub'}" in out, out
+    assert "'trigger': 'opportunistic'" in out
+    assert "{'data': [], 'trigger': 'run-once'}" in out
+    assert "{'body': 'order 7', 'data': [{'body': 'order 7'}], 'trigger': 'hook'}" in out
