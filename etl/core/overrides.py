@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from etl.config import JOB_PREFIX, WrittenOverrides
 from etl.core.overlap import parse_missed, parse_overlap
@@ -20,6 +21,7 @@ from etl.core.source import TriggerSource
 from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.core.wall_clock import named_zone
+from etl.core.window import EARLIEST
 from etl.durations import declared_duration
 from etl.errors import ConfigurationError
 
@@ -112,7 +114,8 @@ def overridden(
         try:
             _apply(result, entry, declarations, known)
         except ConfigurationError as error:
-            result.faults.append(ConfigurationError(error.problem, setting=entry.place, remedy=error.remedy))
+            remedy = error.remedy or "correct it"
+            result.faults.append(ConfigurationError(error.problem, setting=entry.place, remedy=remedy))
         except ValueError as error:
             result.faults.append(ConfigurationError(str(error), setting=entry.place, remedy="correct it"))
     return result
@@ -129,6 +132,10 @@ def _read_variable(variable: str, jobs: list[str], suggested: list[str]) -> tupl
     fitting = [job for job in jobs if f"{rest}__".startswith(f"{shouted(job)}__")]
     meant = [job for job in fitting if len(job) == max(map(len, fitting))]
     if not meant:
+        for job in suggested:
+            if rest.startswith(f"{shouted(job)}_"):
+                right = f"{JOB_PREFIX}{shouted(job)}__{rest.removeprefix(f'{shouted(job)}_')}"
+                raise ConfigurationError("names no job", setting=variable, remedy=f"did you mean {right}?")
         raise _unknown_job(rest.split("__")[0].lower(), variable, suggested)
     if len(meant) > 1:
         problem = f"may mean each of {', '.join(meant)}"
@@ -212,7 +219,6 @@ def _text(value: Any, example: str) -> str:
 
 def _apply_to_clocks(result: Overridden, entry: Entry, value: Any, declarations: Declarations) -> None:
     clocks = clock_triggers(result.pipeline.source)
-    change = _change(entry.key, value, declarations)
     if not clocks and entry.key == "schedule" and entry.trigger is None:
         source = result.pipeline.source
         trigger = declarations.cron(_text(value, "'*/5 * * * *'"))
@@ -220,6 +226,7 @@ def _apply_to_clocks(result: Overridden, entry: Entry, value: Any, declarations:
         names = list(clock_triggers(result.pipeline.source))
     else:
         names = _named(entry, clocks, declarations)
+        change = _change(entry.key, value, declarations)
         source = result.pipeline.source
         triggers = tuple(
             change(clocks[name]) if name in names else each for name, each in source.named_triggers().items()
@@ -265,7 +272,7 @@ def _change(key: str, value: Any, declarations: Declarations) -> Callable[[Clock
         return lambda trigger: _rescheduled(trigger, text, declarations.cron)
     if key == "timezone":
         zone = named_zone(_text(value, "'Europe/Prague'"), key)
-        return lambda trigger: _copied(trigger, zone=zone, window=replace(trigger.window, zone=zone))
+        return lambda trigger: _moved(trigger, zone)
     if key == "overlap":
         overlap = parse_overlap(value)
         return lambda trigger: _copied(trigger, overlap=overlap)
@@ -293,6 +300,14 @@ def _rescheduled(trigger: ClockTrigger, text: str, cron: type[Any]) -> ClockTrig
     changed = cron(text, **options)
     assert isinstance(changed, ClockTrigger)
     return changed
+
+
+def _moved(trigger: ClockTrigger, zone: ZoneInfo) -> ClockTrigger:
+    """What is wall time is that of another zone; written moments stay."""
+    moved = _copied(trigger, zone=zone, window=replace(trigger.window, zone=zone))
+    if next(trigger.fire_times(EARLIEST), None) is not None:  # of some nobody can tell
+        moved.refuse_silence()
+    return moved
 
 
 def _copied(trigger: ClockTrigger, **changes: Any) -> ClockTrigger:
