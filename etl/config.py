@@ -1,9 +1,17 @@
-"""Settings: flags, then ETL_... variables, then etl.toml or [tool.etl] of pyproject.toml, then defaults."""
+"""Settings: flags, then ETL_... variables, then one file (etl.toml, etl.ini or pyproject.toml), then defaults.
+
+The first file that says anything is read, and no other. Sections about jobs are only read here: what they mean is
+told by `core.overrides`, which knows the jobs.
+"""
 
 from __future__ import annotations
 
+import configparser
+import difflib
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +24,11 @@ from etl.durations import parse_duration
 from etl.errors import ConfigurationError
 
 Span = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+PREFIX = "ETL_"
+# Variables about a job: ETL_PIPELINE__FLIGHTS__BATCH_SIZE.
+JOB_PREFIX = "ETL_PIPELINE__"
+DEFAULT = "default"
 
 
 class Settings(BaseSettings):
@@ -32,7 +45,7 @@ class Settings(BaseSettings):
     `connections`   connections to the server at the same time in one process, the heartbeat's apart.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ETL_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     database_url: str = Field(default="", repr=False)
     pooled: bool = False
@@ -47,7 +60,7 @@ class Settings(BaseSettings):
     @field_validator("jobs", mode="before")
     @classmethod
     def _names(cls, value: Any, info: ValidationInfo) -> Any:
-        """From the environment: names with commas between them."""
+        """From the environment and etl.ini: names with commas between them."""
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
@@ -74,34 +87,173 @@ class Settings(BaseSettings):
 
 
 class _FileSettings(PydanticBaseSettingsSource):
-    """`etl.toml`, else [tool.etl] of pyproject.toml, in the current folder."""
+    """The settings file of the current folder, without its sections about jobs."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return read_settings_file(Path.cwd())
+        return dict(read_settings_file(Path.cwd()).values)
 
 
-def read_settings_file(folder: Path) -> dict[str, Any]:
-    """The settings written down in a folder; empty when there are none. Raises `ConfigurationError`."""
-    for name, section in (("etl.toml", ()), ("pyproject.toml", ("tool", "etl"))):
-        path = folder / name
+@dataclass(frozen=True, slots=True)
+class JobSetting:
+    """One key of a section about a job. `section` says where: "etl.ini [pipeline:flights]"."""
+
+    job: str
+    key: str
+    value: Any
+    section: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """What the one settings file says. `unread` are files that say something too, and are not listened to."""
+
+    name: str | None
+    values: Mapping[str, Any]
+    jobs: tuple[JobSetting, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    def place(self, key: str) -> str:
+        """The file and section that `key` stands in, for people."""
+        section = {"etl.ini": "etl", "pyproject.toml": "tool.etl"}.get(self.name or "", "")
+        if key == "pools":
+            section = "pools" if self.name == "etl.ini" else f"{section}.pools".lstrip(".")
+        return f"{self.name} [{section}]" if section else str(self.name)
+
+
+def read_settings_file(folder: Path) -> SettingsFile:
+    """The first file of a folder that says anything: etl.toml, etl.ini, pyproject.toml. Raises `ConfigurationError`."""
+    chosen: SettingsFile | None = None
+    for name, read in (("etl.toml", _read_toml), ("etl.ini", _read_ini), ("pyproject.toml", _read_pyproject)):
         try:
-            data: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = read((folder / name).read_text(encoding="utf-8-sig"))
+            if data and chosen is not None:
+                chosen = replace(chosen, unread=(*chosen.unread, name))
+            elif data:
+                sections = tuple(_job_sections(name, data.pop("pipeline", {})))
+                chosen = SettingsFile(name, data, sections)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            if name == "pyproject.toml":
-                continue  # somebody else's file: its own tools will complain
-            raise ConfigurationError(f"cannot be read: {error}", setting=name, remedy="correct the file") from None
-        for key in section:
-            data = data.get(key, {}) if isinstance(data, dict) else {}
-        if not isinstance(data, dict):
-            raise ConfigurationError("[tool.etl] is not a table", setting=name, remedy='write lease = "30s" below it')
-        if data:
-            return data
-    return {}
+        except (ConfigurationError, UnicodeDecodeError, OSError) as error:
+            if chosen is not None or (name == "pyproject.toml" and not isinstance(error, ConfigurationError)):
+                continue  # nobody asks it, or it is somebody else's: its own tools will complain
+            raise error if isinstance(error, ConfigurationError) else _unreadable(name, error) from None
+    return chosen or SettingsFile(None, {})
+
+
+def _read_toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable("etl.toml", error) from None
+
+
+def _read_pyproject(text: str) -> dict[str, Any]:
+    try:
+        data: Any = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return {}  # somebody else's file: its own tools will complain
+    for key in ("tool", "etl"):
+        data = data.get(key, {}) if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        raise ConfigurationError(
+            "[tool.etl] is not a table", setting="pyproject.toml", remedy='write lease = "30s" below it'
+        )
+    return data
+
+
+def _read_ini(text: str) -> dict[str, Any]:
+    """`[etl]`, `[pools]` and `[pipeline:JOB]`, in the shape that the other files have; values are text."""
+    # No interpolation: "2%" is a value. No section is copied into the others. `#` inside a value belongs to it.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    try:
+        parser.read_string(text, source="etl.ini")
+    except configparser.Error as error:
+        raise _unreadable("etl.ini", error) from None
+    data: dict[str, Any] = {}
+    jobs: dict[str, Any] = {}
+    for section in parser.sections():
+        kind, colon, job = (part.strip() for part in section.partition(":"))
+        values = dict(parser.items(section))
+        if (kind, colon) == ("etl", ""):
+            data |= values
+        elif (kind, colon) == ("pools", ""):
+            data["pools"] = values
+        elif kind == "pipeline" and job and job not in jobs:
+            jobs[job] = values
+        else:
+            raise ConfigurationError(
+                f"there is no section [{section}]",
+                setting="etl.ini",
+                remedy="there are [etl], [pools] and one [pipeline:JOB] for each job",
+            )
+    if "pipeline" in data:
+        raise ConfigurationError(
+            "pipeline is not a setting", setting="etl.ini [etl]", remedy="write a section [pipeline:JOB]"
+        )
+    return data | ({"pipeline": jobs} if jobs else {})
+
+
+def _unreadable(name: str, error: Exception) -> ConfigurationError:
+    reason = " ".join(str(error).split())
+    return ConfigurationError(f"cannot be read: {reason}", setting=name, remedy="correct the file")
+
+
+def _job_sections(name: str, sections: Any) -> Iterator[JobSetting]:
+    shape = {"etl.ini": "[pipeline:%s]", "etl.toml": "[pipeline.%s]"}.get(name, "[tool.etl.pipeline.%s]")
+    if not isinstance(sections, dict):
+        raise ConfigurationError(
+            "pipeline is not a table", setting=name, remedy=f"write a section {shape % 'JOB'} for each job"
+        )
+    for job, values in sections.items():
+        section = f"{name} {shape % (job if name == 'etl.ini' else _toml_key(job))}"
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{values!r} is not a table", setting=section, remedy="write key = value below it")
+        for key, value in _flat(values):
+            yield JobSetting(job, key, value, section)
+
+
+def _toml_key(name: str) -> str:
+    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else f'"{name}"'
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """`schedule.cron-2 = ...` is a table inside a table in TOML."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenOverrides:
+    """What is said about jobs: by the settings file, and by variables (name as set -> text), which win over it."""
+
+    sections: tuple[JobSetting, ...] = ()
+    variables: Mapping[str, str] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.sections or self.variables)
+
+
+def written_overrides(folder: Path, environment: Mapping[str, str]) -> WrittenOverrides:
+    """What is said about jobs in a folder and an environment. Raises `ConfigurationError`."""
+    variables = {name: text for name, text in environment.items() if name.upper().startswith(JOB_PREFIX)}
+    return WrittenOverrides(read_settings_file(folder).jobs, variables)
+
+
+def setting_origins(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Where each general setting comes from: a variable's name, a file's with its section, or "default"."""
+    file = read_settings_file(folder)
+    set_here = {name.upper(): name for name in environment}
+    return {
+        name: set_here.get(f"{PREFIX}{name.upper()}") or (file.place(name) if name in file.values else DEFAULT)
+        for name in Settings.model_fields
+    }
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -109,15 +261,19 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(_problem(each) for each in error.errors(include_input=False))
+        file = read_settings_file(Path.cwd())
+        problems = "; ".join(_problem(each, file) for each in error.errors(include_input=False))
         raise ConfigurationError(
-            problems, setting="settings", remedy="see ETL_... variables, etl.toml and [tool.etl] in pyproject.toml"
+            problems, setting="settings", remedy="see ETL_... variables, etl.toml, etl.ini or pyproject.toml"
         ) from None
 
 
-def _problem(fault: ErrorDetails) -> str:
+def _problem(fault: ErrorDetails, file: SettingsFile) -> str:
     name = str(fault["loc"][0]) if fault["loc"] else "settings"
+    place = f"{file.place(name)} {name}" if name in file.values else name
     if fault["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}, only {', '.join(Settings.model_fields)}"
-    variable = f"ETL_{name.upper()}"
-    return f"{variable if variable in os.environ else name}: {fault['msg'].removeprefix('Value error, ')}"
+        close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{place}: there is no setting {name!r}; {hint}There are {', '.join(Settings.model_fields)}"
+    variable = f"{PREFIX}{name.upper()}"
+    return f"{variable if variable in os.environ else place}: {fault['msg'].removeprefix('Value error, ')}"

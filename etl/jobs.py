@@ -9,13 +9,16 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+from etl.config import WrittenOverrides
+from etl.core.origins import Setting, settings_of
+from etl.core.overrides import Declarations, entries_by_job, overridden
 from etl.core.pipeline import Pipeline
 from etl.core.sanitise import redact
 from etl.errors import ConfigurationError
@@ -40,6 +43,10 @@ class FoundJobs:
 
     `missing` are packages that are nowhere; `clashes` are names that several jobs bear, with the places: none of those
     jobs is among `pipelines`.
+
+    After `override`: `pipelines` are as settings have them, `settings` says where each value comes from, `disabled`
+    what put a job out of service, `misconfigured` what is written and cannot be right, `unplaced` what is about a job
+    that may be in a broken module, `elsewhere` the jobs that are no part of the project.
     """
 
     pipelines: dict[str, Pipeline] = field(default_factory=dict)
@@ -47,6 +54,11 @@ class FoundJobs:
     broken: list[BrokenModule] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     clashes: dict[str, list[str]] = field(default_factory=dict)
+    settings: dict[str, dict[str, Setting]] = field(default_factory=dict)
+    disabled: dict[str, str] = field(default_factory=dict)
+    misconfigured: list[ConfigurationError] = field(default_factory=list)
+    unplaced: list[ConfigurationError] = field(default_factory=list)
+    elsewhere: dict[str, Pipeline] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[ConfigurationError]:
@@ -78,6 +90,30 @@ def find_jobs(packages: Iterable[str], folder: Path) -> FoundJobs:
         for package in packages:
             _collect_from(package, partial(_import_root, package, folder), found)
     return found
+
+
+def override(
+    found: FoundJobs,
+    written: WrittenOverrides,
+    declarations: Declarations,
+    pools: Iterable[str],
+    elsewhere: Mapping[str, Pipeline],
+) -> None:
+    """Put what settings say about jobs into effect; faults are collected.
+
+    `elsewhere`  jobs that are no part of the project, and that settings may name all the same.
+    """
+    found.elsewhere = {name: job for name, job in elsewhere.items() if name not in {*found.pipelines, *found.clashes}}
+    known = found.pipelines | found.elsewhere
+    entries, strangers = entries_by_job(written, [*found.pipelines, *found.clashes], found.elsewhere)
+    (found.unplaced if found.broken else found.misconfigured).extend(strangers)
+    for name, pipeline in known.items():
+        job = overridden(pipeline, entries.get(name, ()), declarations, pools)
+        found.misconfigured += job.faults
+        found.settings[name] = settings_of(job, declarations)
+        if not job.enabled:
+            found.disabled[name] = job.origins["enabled"]
+        (found.pipelines if name in found.pipelines else found.elsewhere)[name] = job.served
 
 
 def _collect_from(name: str, load: Callable[[], ModuleType | None], found: FoundJobs) -> None:

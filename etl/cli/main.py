@@ -95,12 +95,17 @@ def check(job: AnyJob = None, json: Json = False) -> None:
 
 @app.command()
 @handled
-def jobs(json: Json = False) -> None:
+def jobs(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also show every setting and where its value comes from.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List the jobs here, their triggers and next fire times.
 
-    Example: etl jobs
+    Example: etl jobs --verbose
     """
-    raise typer.Exit(viewing.jobs(settings_here(), json))
+    raise typer.Exit(viewing.jobs(settings_here(), verbose, json))
 
 
 @app.command()

@@ -122,7 +122,7 @@ def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
     async def main(application: Application) -> int:
         say(f"loading {path.name} into flights_inbox")
         expected = await demo.load(application, path, say)
-        pipeline = demo.flights_job()
+        pipeline = jobs_here(settings, quiet=True).elsewhere.get(demo.JOB) or demo.flights_job()
         async with by_hand(pipeline.name, lambda: application.backlog(pipeline)) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand))

@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import functools
 import json
+import os
 import shutil
 import signal
 import sys
@@ -18,17 +19,20 @@ from rich.console import Console
 
 from etl import demo
 from etl.app import EMBEDDED, Application, open_application, start_embedded
-from etl.config import Settings, load_settings
+from etl.config import Settings, load_settings, written_overrides
+from etl.core.overrides import Declarations
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_FAILED, EXIT_MISUSE
 from etl.core.sanitise import redact, showable
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
-from etl.jobs import FoundJobs, find_jobs
+from etl.jobs import FoundJobs, find_jobs, override
 from etl.postgres import migrator
 from etl.postgres.embedded import EmbeddedServer
 from etl.reports.terminal import WIDTH
+from etl.sources.batch import BatchProcessingSource
 from etl.telemetry.logs import set_up_logging
 from etl.telemetry.tracing import set_up_tracing
+from etl.triggers.cron import CronTrigger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,34 +104,57 @@ def settings_here(**flags: Any) -> Settings:
     return load_settings(**flags)
 
 
-def jobs_here(settings: Settings, *, quiet: bool = False) -> FoundJobs:
-    """The project's jobs; tells about modules that could not be read."""
+# What a written value is tried on.
+DECLARATIONS = Declarations(cron=CronTrigger, table_source=BatchProcessingSource)
+
+
+def jobs_here(settings: Settings, *, quiet: bool = False, refuse: bool = True) -> FoundJobs:
+    """The project's jobs as settings have them; tells about modules that could not be read.
+
+    Raises `ConfigurationError` with all that settings say about jobs and cannot be right; `refuse=False`: it is left
+    in `misconfigured`.
+    """
     found = find_jobs(settings.jobs, Path.cwd())
+    written = written_overrides(Path.cwd(), os.environ)
+    override(found, written, DECLARATIONS, settings.pools, _jobs_elsewhere())
     if not quiet:
         for broken in found.broken:
             say(f"etl: the jobs of {broken.module} are out of service:\n{broken.problem}")
-        for fault in found.faults:
+        for fault in (*found.faults, *found.unplaced):
             say(f"etl: {fault}")
+    if refuse and found.misconfigured:
+        raise ConfigurationError("\n".join(map(str, found.misconfigured)))
     return found
+
+
+def _jobs_elsewhere() -> dict[str, Pipeline]:
+    """The demonstration's job, unless somebody is just editing it."""
+    try:
+        return {demo.JOB: demo.flights_job()}
+    except Exception:
+        return {}
 
 
 async def job_named(application: Application, settings: Settings, name: str) -> Pipeline:
     """A job of the project, or the demonstration's where it is loaded. Raises `ConfigurationError`."""
     found = jobs_here(settings)
-    if name in found.pipelines:
-        return found.pipelines[name]
     if name in found.clashes:
         raise ConfigurationError("is out of service", job=name, remedy="see above")
-    if name == demo.JOB and await demo.is_loaded(application):
-        return demo.flights_job()
-    raise no_job(name, found)
+    pipeline = found.pipelines.get(name)
+    if pipeline is None and name in found.elsewhere and await demo.is_loaded(application):
+        pipeline = found.elsewhere[name]
+    if pipeline is None:
+        raise no_job(name, found)
+    if name in found.disabled:
+        say(f"{name} is disabled ({found.disabled[name]}): its triggers ask for nothing")
+    return pipeline
 
 
 def refuse_unknown(settings: Settings, name: str) -> None:
     """Refuse a job that neither this folder nor a database can know, before a server is made for nothing."""
     if settings.database_url or (Path.cwd() / EMBEDDED).exists():
         return
-    found = find_jobs(settings.jobs, Path.cwd())
+    found = jobs_here(settings, quiet=True)
     if name not in found.pipelines and name not in found.clashes:
         raise no_job(name, jobs_here(settings))
 

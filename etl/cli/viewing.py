@@ -9,6 +9,7 @@ from uuid import UUID
 
 from etl import demo
 from etl.app import Application
+from etl.cli.origins import facts_of, general_settings, settings_shown
 from etl.cli.session import jobs_here, no_job, program, say, screen_width, show, show_json, with_application
 from etl.config import Settings
 from etl.core.pipeline import Pipeline
@@ -28,7 +29,7 @@ from etl.reports.terminal import render_report
 
 def check(settings: Settings, name: str | None, json: bool) -> int:
     """All faults of all jobs (or of one) at once; nothing is run or changed."""
-    found = jobs_here(settings, quiet=True)
+    found = jobs_here(settings, quiet=True, refuse=False)
 
     async def main(application: Application) -> dict[str, Findings]:
         pipelines = await _chosen(application, found, name)
@@ -38,8 +39,10 @@ def check(settings: Settings, name: str | None, json: bool) -> int:
     whole = name is None or name not in findings
     broken = found.broken if whole else []
     faults = [str(fault) for fault in found.faults if whole]
+    faults += [str(fault) for fault in found.misconfigured]
     faults += [str(fault) for each in findings.values() for fault in each.faults]
     advice = [text for each in findings.values() for text in each.advice]
+    advice += [str(fault) for fault in found.unplaced]
     if json:
         show_json(
             {
@@ -70,32 +73,34 @@ async def _chosen(application: Application, found: FoundJobs, name: str | None) 
         return [found.pipelines[each] for each in sorted(found.pipelines)]
     if name in found.pipelines:
         return [found.pipelines[name]]
-    if name == demo.JOB and await demo.is_loaded(application):
-        return [demo.flights_job()]
+    if name in found.elsewhere and await demo.is_loaded(application):
+        return [found.elsewhere[name]]
     if name in found.clashes or any(name in each.problem for each in found.broken):
         return []
     raise no_job(name, found)
 
 
-def jobs(settings: Settings, json: bool) -> int:
+def jobs(settings: Settings, verbose: bool, json: bool) -> int:
     """The jobs of the project. Asks no database."""
     found = jobs_here(settings, quiet=json)
     now = datetime.now(UTC)
-    facts = [_job_facts(found.pipelines[name], found.modules[name], now) for name in sorted(found.pipelines)]
+    facts = [_job_facts(found, name, now) for name in sorted(found.pipelines)]
     if json:
         clashes = [(name, None, str(found.clash(name))) for name in found.clashes]
         lost = [*clashes, *((None, each.module, each.problem) for each in found.broken)]
         out_of_service = [
             {"name": name, "enabled": False, "module": module, "problem": problem} for name, module, problem in lost
         ]
-        show_json([*facts, *out_of_service])
-    elif facts:
+        general = {"general": facts_of(general_settings(settings))} if verbose else {}
+        show_json([*({**each, **general} for each in facts), *out_of_service])
+        return EXIT_MISUSE if found.broken or found.faults else EXIT_DONE
+    if facts:
         rows = [
             [
                 each["name"],
                 each["source"],
                 each["sink"],
-                "; ".join(each["triggers"].values()) or "by hand",
+                "; ".join(each["triggers"].values()) or ("by hand" if each["enabled"] else "disabled"),
                 (each["next_at"] or "-").replace("T", " ").removesuffix("+00:00"),
             ]
             for each in facts
@@ -103,10 +108,13 @@ def jobs(settings: Settings, json: bool) -> int:
         show(columns([["job", "source", "sink", "triggers", "next (UTC)"], *rows]))
     else:
         say("no jobs found: put job modules in jobs/, or name their packages in the setting jobs")
+    if verbose:
+        show(settings_shown(settings, found))
     return EXIT_MISUSE if found.broken or found.faults else EXIT_DONE
 
 
-def _job_facts(pipeline: Pipeline, module: str, now: datetime) -> dict[str, Any]:
+def _job_facts(found: FoundJobs, name: str, now: datetime) -> dict[str, Any]:
+    pipeline = found.pipelines[name]
     triggers = pipeline.source.named_triggers()
     moments = [
         moment
@@ -116,15 +124,16 @@ def _job_facts(pipeline: Pipeline, module: str, now: datetime) -> dict[str, Any]
     next_at = min(moments).astimezone(UTC).isoformat(timespec="seconds") if moments else None
     source = pipeline.source
     return {
-        "name": pipeline.name,
-        "enabled": True,
-        "module": module,
+        "name": name,
+        "enabled": name not in found.disabled,
+        "module": found.modules[name],
         "declared_at": pipeline.declared_at,
         "source": (source.table or "a query") if isinstance(source, TableSource) else type(source).__name__,
         "processors": [processor.name for processor in pipeline.processors],
         "sink": pipeline.sink.name.removeprefix("-> "),
         "triggers": {name: trigger.spec for name, trigger in triggers.items()},
         "next_at": next_at,
+        "settings": facts_of(found.settings[name]),
     }
 
 

@@ -32,6 +32,9 @@ class RunOnceTrigger(ClockTrigger):
         """None."""
         return None
 
+    def refuse_silence(self) -> None:
+        """It fires although it has no fire times."""
+
     def first_fire_time(self, now: datetime, *, job: str = "") -> datetime | None:
         """At once."""
         return now

@@ -98,6 +98,7 @@ async def test_a_demo_that_was_killed_in_the_middle_is_repeated_cleanly_and_a_fi
     await eventually(lambda: db.fetchval("SELECT count(*) > 3 FROM etl.batch WHERE state = 'done'"))
     killed.kill()
     killed.communicate()
+    await db.execute("UPDATE etl.run SET lease_until = clock_timestamp() + interval '5 s' WHERE state = 'running'")
     (lost,) = [row["run_id"] for row in await db.fetch("SELECT run_id FROM etl.run WHERE state = 'running'")]
 
     repeated = await etl(project, "demo", "--json")

@@ -76,11 +76,9 @@ async def start(shop: Project) -> AsyncIterator[Start]:
 
 
 async def ready(db: Db, workers: int = 1) -> None:
-    """The schedule is known, and so many heartbeats and as many pools are connected."""
+    """The schedule is known, and so many workers have begun and listen to signals."""
     await eventually(lambda: db.fetchval("SELECT count(*) FROM etl.schedule"))
-    sessions = "SELECT count(DISTINCT pid) >= $1 FROM pg_stat_activity WHERE application_name = 'etl' AND datname = $2"
-    database = await db.fetchval("SELECT current_database()")
-    await eventually(lambda: db.fetchval(sessions, 2 * workers, database))
+    await eventually(lambda: db.fetchval("SELECT count(*) >= $1 FROM etl.worker WHERE stopped_at IS NULL", workers))
 
 
 async def drained(process: subprocess.Popen[str]) -> tuple[str, str]:

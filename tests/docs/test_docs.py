@@ -136,7 +136,7 @@ def test_every_command_and_option_is_described(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_every_setting_is_described(name: str) -> None:
     """With its variable."""
-    page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
 
     assert f"| `{name}` | `ETL_{name.upper()}` |" in page
 

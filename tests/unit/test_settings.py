@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from etl.config import Settings, load_settings
+from etl.config import (
+    JobSetting,
+    Settings,
+    load_settings,
+    read_settings_file,
+    setting_origins,
+    written_overrides,
+)
 from etl.durations import format_duration, parse_duration
 from etl.errors import ConfigurationError
 
@@ -89,7 +96,15 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
         monkeypatch.setenv(f"ETL_{name}", value)
 
     from_environment = load_settings()
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ETL_{name.upper()}")
+    (folder / "etl.ini").write_text(
+        "[etl]\ndatabase_url = postgresql://u@h/d\npooled = yes\nlease = 1m\ngrace = 5\njobs = a, b.c\n"
+        "max_runs = 3\nconnections = 4\nhistory = 7d\n[pools]\napi = 2\n"
+    )
+    from_ini = load_settings()
 
+    assert expected == tuple(getattr(from_ini, name) for name in Settings.model_fields)
     assert expected == tuple(getattr(from_file, name) for name in Settings.model_fields)
     assert expected == tuple(getattr(from_environment, name) for name in Settings.model_fields)
 
@@ -97,7 +112,21 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("file", "text", "named"),
     [
-        ("etl.toml", 'leese = "5s"', ["'leese'", "lease"]),
+        ("etl.toml", 'leese = "5s"', ["etl.toml leese", "'leese'", "did you mean lease?"]),
+        ("etl.ini", "[etl]\nleese = 5s", ["etl.ini [etl] leese", "'leese'", "did you mean lease?"]),
+        ("etl.ini", "[etl]\nlease = soon", ["etl.ini [etl] lease", "'soon'", "30s"]),
+        ("etl.ini", "[etl]\nmax_runs = 0", ["etl.ini [etl] max_runs", "1"]),
+        ("etl.ini", "[pools]\napi = many", ["etl.ini [pools] pools", "integer"]),
+        ("etl.ini", "[etl]\nlease = 5s\nlease = 6s", ["etl.ini", "cannot be read", "lease"]),
+        ("etl.ini", "lease = 5s", ["etl.ini", "cannot be read", "section"]),
+        ("etl.ini", "[settings]\nlease = 5s", ["etl.ini", "no section [settings]", "[pipeline:JOB]"]),
+        ("etl.ini", "[DEFAULT]\nlease = 5s", ["etl.ini", "no section [DEFAULT]"]),
+        ("etl.ini", "[pipeline:]\npool = x", ["etl.ini", "no section [pipeline:]"]),
+        ("etl.ini", "[pipeline:a]\npool = x\n[pipeline: a]\npool = y", ["etl.ini", "no section [pipeline: a]"]),
+        ("etl.ini", "[etl]\npipeline = x", ["etl.ini [etl]", "pipeline", "[pipeline:JOB]"]),
+        ("etl.toml", "pipeline = 5", ["etl.toml", "pipeline is not a table", "[pipeline.JOB]"]),
+        ("etl.toml", "[pipeline]\nflights = 5", ["etl.toml [pipeline.flights]", "5 is not a table"]),
+        ("pyproject.toml", "[tool.etl.pipeline]\nx = 5", ["pyproject.toml [tool.etl.pipeline.x]", "not a table"]),
         ("etl.toml", 'lease = "soon"', ["lease", "'soon'", "30s"]),
         ("etl.toml", "lease = -1", ["lease", "-1"]),
         ("etl.toml", 'lease = "25h"', ["lease", "over a day"]),
@@ -146,6 +175,99 @@ def test_the_password_in_the_url_is_in_no_message_and_no_repr(folder: Path) -> N
     assert "S3cret" not in str(refusal.value)
     assert "S3cret" not in repr(settings)
     assert "S3cret" in settings.database_url
+
+
+def test_exactly_one_file_is_read_and_those_that_are_not_are_known(folder: Path) -> None:
+    """etl.toml, then etl.ini, then pyproject.toml; one that says nothing is passed over, a broken one behind it harms nobody."""
+    (folder / "pyproject.toml").write_text('[tool.etl]\nlease = "11s"\n')
+    last = read_settings_file(folder)
+
+    (folder / "etl.ini").write_text("[etl]\nlease = 22s\n")
+    second = read_settings_file(folder)
+
+    (folder / "etl.toml").write_text("# nothing\n")
+    empty = read_settings_file(folder)
+
+    (folder / "etl.toml").write_text('lease = "33s"\n')
+    (folder / "etl.ini").write_text("broken")
+    first = read_settings_file(folder)
+
+    read = [(file.name, file.values["lease"], file.unread) for file in (last, second, empty, first)]
+    assert [
+        ("pyproject.toml", "11s", ()),
+        ("etl.ini", "22s", ("pyproject.toml",)),
+        ("etl.ini", "22s", ("pyproject.toml",)),
+        ("etl.toml", "33s", ("pyproject.toml",)),
+    ] == read
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "section"),
+    [
+        (
+            "etl.toml",
+            '[pipeline.flights]\nschedule.cron-2 = "@daily"\nmax_quarantined = "2%"\n',
+            "etl.toml [pipeline.flights]",
+        ),
+        (
+            "etl.ini",
+            "[pipeline:flights]\n# a comment\nschedule.cron-2 = @daily\nmax_quarantined = 2%\n",
+            "etl.ini [pipeline:flights]",
+        ),
+        (
+            "pyproject.toml",
+            '[tool.etl.pipeline.flights]\n"schedule.cron-2" = "@daily"\nmax_quarantined = "2%"\n',
+            "pyproject.toml [tool.etl.pipeline.flights]",
+        ),
+    ],
+)
+def test_sections_about_jobs_are_read_from_each_file_and_are_no_settings_of_ours(
+    folder: Path, file: str, text: str, section: str
+) -> None:
+    (folder / file).write_text(text)
+
+    written = written_overrides(folder, {"etl_pipeline__flights__pool": "api", "ETL_PIPELINES": "x", "PATH": "y"})
+
+    assert Settings() == load_settings()
+    assert (
+        JobSetting("flights", "schedule.cron-2", "@daily", section),
+        JobSetting("flights", "max_quarantined", "2%", section),
+    ) == written.sections
+    assert {"etl_pipeline__flights__pool": "api"} == written.variables
+
+
+def test_names_that_toml_would_take_apart_are_shown_as_they_must_be_written(folder: Path) -> None:
+    (folder / "etl.toml").write_text('[pipeline."two.parts"]\npool = "x"\n')
+
+    sections = written_overrides(folder, {}).sections
+
+    assert [('etl.toml [pipeline."two.parts"]', "two.parts")] == [(each.section, each.job) for each in sections]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "lease", "pools"),
+    [
+        ("etl.toml", 'lease = "5s"\n[pools]\napi = 1', "etl.toml", "etl.toml [pools]"),
+        ("etl.ini", "[etl]\nlease = 5s\n[pools]\napi = 1", "etl.ini [etl]", "etl.ini [pools]"),
+        (
+            "pyproject.toml",
+            '[tool.etl]\nlease = "5s"\n[tool.etl.pools]\napi = 1',
+            "pyproject.toml [tool.etl]",
+            "pyproject.toml [tool.etl.pools]",
+        ),
+    ],
+)
+def test_each_setting_is_known_with_the_place_it_comes_from(
+    folder: Path, file: str, text: str, lease: str, pools: str
+) -> None:
+    (folder / file).write_text(text)
+
+    origins = setting_origins(folder, {"ETL_GRACE": "1s"})
+
+    assert (lease, pools, "ETL_GRACE", "default") == tuple(
+        origins[name] for name in ("lease", "pools", "grace", "history")
+    )
+    assert {"api": 1} == load_settings().pools
 
 
 @pytest.mark.parametrize("text", ["", "[tool.other]\nlease = 1\n", "tool = 5", "[tool.etl]", "[tool.etl"])
