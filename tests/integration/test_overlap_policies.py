@@ -271,13 +271,15 @@ async def test_a_run_that_cannot_start_before_its_deadline_is_dropped_and_its_ti
     await desk.fire()
     await desk.db.execute("UPDATE etl.run SET start_by = clock_timestamp() WHERE state = 'queued'")
 
+    await desk.end(run)
+    too_late = await desk.start()
     wake = await desk.schedules.wake()
     await desk.schedules.fire()
 
+    assert too_late is None
     assert wake.due_in is not None
     assert wake.due_in <= 0
     assert "missed" == (await desk.last_tick())["decision"]
-    await desk.end(run)
     assert await desk.start() is None
     assert "StartDeadline" == await desk.db.fetchval("SELECT error_type FROM etl.run WHERE state = 'cancelled'")
 
