@@ -146,7 +146,7 @@ async def _write_page(
         other=None if other_id is None else await store.report(other_id),
         context=run_context(detail.report.run, application.settings, found.pipelines.get(job)),
     )
-    text = render_page(detail, program=program(), written_at=datetime.now(UTC))
+    text = render_page(detail, program="etl", written_at=datetime.now(UTC))
     await asyncio.to_thread(_write, page, text)
     say(f"wrote {page}")
 

@@ -172,6 +172,27 @@ class RunDetail:
     context: Sequence[tuple[str, str]] = ()
 
 
+def fewer(slices: Sequence[Slice], at_most: int) -> list[Slice]:
+    """Neighbouring parts put together until there are no more than that (but one), all of one length.
+
+    A part shorter than a batch would be empty or a spike.
+    """
+    size = next(
+        (size for size in range(1, len(slices) + 1) if len(slices) % size == 0 and len(slices) // size <= at_most),
+        max(1, len(slices)),
+    )
+    return [
+        Slice(
+            part[0].start_s,
+            part[-1].end_s,
+            sum(each.rows for each in part),
+            sum(each.quarantined for each in part),
+            sum(each.batches for each in part),
+        )
+        for part in (slices[start : start + size] for start in range(0, len(slices), size))
+    ]
+
+
 def rate(run: Run) -> float | None:
     """Claimed rows a second by the clock on the wall; None without rows or time."""
     return run.counts.claimed / run.duration_s if run.duration_s and run.counts.claimed else None

@@ -38,7 +38,7 @@ def run_context(run: Run, settings: Settings, pipeline: Pipeline | None) -> list
             for name in ("lease", "grace", "max_runs", "pooled", "connections", "history", "pools")
         },
     }
-    return [(name, redact(_text(value))) for name, value in facts.items() if value is not None]
+    return [(name, redact(_text(value))) for name, value in facts.items() if value not in (None, {}, "")]
 
 
 def _definition(pipeline: Pipeline | None) -> Mapping[str, Any]:
@@ -59,7 +59,10 @@ def _text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="milliseconds")
     if isinstance(value, timedelta):
-        return format_duration(value.total_seconds())
+        days = value.total_seconds() / 86400
+        return f"{days:g} days" if days >= 2 else format_duration(value.total_seconds())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

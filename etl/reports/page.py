@@ -73,8 +73,8 @@ def _environment() -> Environment:
 
 
 def _harmless(value: Any) -> Any:
-    """What any expression of the template comes to, with control and bidirectional characters as escapes."""
-    return showable(value) if type(value) is str else value
+    """What an expression of the template comes to: secrets blanked, control and bidirectional characters escaped."""
+    return showable(redact(value)) if type(value) is str else value
 
 
 def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -> dict[str, Any]:

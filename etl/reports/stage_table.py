@@ -36,10 +36,13 @@ _FORMS = (
 
 def stage_table(stages: Sequence[StageCounts], width: int) -> list[tuple[str, str]]:
     """Lines of the table, each with its bar: the stage's share of the busiest one's time."""
-    for form in _FORMS:
-        lines = columns([_header(form), *(_row(stage, form) for stage in stages)], right=range(1, 8))
-        if max(map(len, lines)) <= width:
-            break
+    tables = [columns([_header(form), *(_row(stage, form) for stage in stages)], right=range(1, 8)) for form in _FORMS]
+    # With a bar if that costs no more than short words; else the first that fits, else the narrowest.
+    lines = next(
+        (table for room, some in ((_SHORTEST_BAR + 2, tables[:3]), (0, tables)) for table in some
+         if max(map(len, table)) + room <= width),
+        tables[-1],
+    )  # fmt: skip
     room = min(_LONGEST_BAR, width - max(map(len, lines)) - 2)
     busiest = max((stage.busy_s for stage in stages), default=0.0)
     if room < _SHORTEST_BAR or not busiest:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from etl.core.counts import Counts
-from etl.core.report import BatchSpan, Slice, Usual, rate
+from etl.core.report import BatchSpan, Slice, Usual, fewer, rate
 from etl.core.run import Run
 from etl.durations import format_duration
 from etl.reports.words import OUTCOMES, batches, one_line
 
 WIDTH = 960
-_LEFT, _RIGHT = 110, 250  # the waterfall's margins: names, words
+_LEFT, _RIGHT = 110, 330  # the waterfall's margins: names, words
 _ROW = 18
 
 _FRAME = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart {}">{}</svg>')
@@ -36,7 +36,7 @@ def _svg(height: float, label: str, kind: str, parts: Iterable[Markup]) -> Marku
 def row_flow(counts: Counts) -> Markup:
     """Claimed rows as a band from the left that loses its side exits on the way to what was written."""
     total = max(counts.claimed, counts.accounted, 1)
-    tall, top, floor = 120.0, 30.0, 210.0
+    tall, top, floor = 110.0, 14.0, 226.0
     exits = [(name, value) for name in OUTCOMES[1:] if (value := getattr(counts, name))]
     # The band starts behind its label and ends before that of what is left.
     start, end = 130.0, WIDTH - 150.0
@@ -44,25 +44,31 @@ def row_flow(counts: Counts) -> Markup:
     parts = [_TEXT.format(0, top + 16, "big", f"{counts.claimed:,}"), _TEXT.format(0, top + 34, "quiet", "claimed")]
     left, x = counts.claimed, start
     for name, value in exits:
-        thick = tall * left / total
-        parts.append(_RECT.format(x, top, step, max(thick, 1), "flow", "", ""))
-        out = max(tall * value / total, 2.0)
+        above, below = top + tall * (left - value) / total, top + tall * left / total
+        parts.append(_RECT.format(x, top, step, max(tall * left / total, 1), "flow", "", ""))
         x += step
         left -= value
-        bottom = top + max(tall * left / total, 0)
-        curve = (
-            f"M{x - 40:.1f},{bottom:.1f} C{x:.1f},{bottom:.1f} {x:.1f},{bottom + 20:.1f} {x:.1f},{floor - 30:.1f}"
-            f" L{x + out:.1f},{floor - 30:.1f} C{x + out:.1f},{bottom - 10:.1f} {x:.1f},{bottom + out:.1f}"
-            f" {x - 40:.1f},{bottom + out:.1f} Z"
-        )
-        parts.append(_PATH.format(curve, f"exit {name}", _TITLE.format(f"{value:,} {name}")))
-        parts.append(_TEXT.format(x - 4, floor - 8, "big", f"{value:,}"))
-        parts.append(_TEXT.format(x - 4, floor + 10, "quiet", f"{name} ({_share(value, counts.claimed)})"))
+        parts.append(_PATH.format(_exit(x, above, max(below, above + 2), floor - 26), f"exit {name}",
+                                  _TITLE.format(f"{value:,} {name}")))  # fmt: skip
+        parts.append(_TEXT.format(x + 2, floor - 8, "big", f"{value:,}"))
+        parts.append(_TEXT.format(x + 2, floor + 10, "quiet", f"{name} ({_share(value, counts.claimed)})"))
     parts.append(_RECT.format(x, top, end - x, max(tall * left / total, 1), "flow", "", ""))
     parts.append(_TEXT.format(end + 12, top + 16, "big", f"{counts.written:,}"))
     parts.append(_TEXT.format(end + 12, top + 34, "quiet", f"written ({_share(counts.written, counts.claimed)})"))
     said = ", ".join([f"{counts.claimed:,} rows claimed", *(f"{getattr(counts, n):,} {n}" for n in OUTCOMES)])
     return _svg(floor + 18 if exits else top + tall + 10, said, "row-flow", parts)
+
+
+def _exit(x: float, above: float, below: float, floor: float) -> str:
+    """A band that leaves the flow at `x` between two heights and bends down to the floor."""
+    bend = 26.0
+    near, far = x + bend, x + bend + below - above
+    outer, inner = above + far - x, below + bend
+    return (
+        f"M{x:.1f},{above:.1f} C{far:.1f},{above:.1f} {far:.1f},{above:.1f} {far:.1f},{outer:.1f}"
+        f" L{far:.1f},{floor:.1f} L{near:.1f},{floor:.1f} L{near:.1f},{inner:.1f}"
+        f" C{near:.1f},{below:.1f} {near:.1f},{below:.1f} {x:.1f},{below:.1f} Z"
+    )
 
 
 def _share(part: int, whole: int) -> str:
@@ -116,7 +122,7 @@ def _density(
     most = max((each.batches for each in slices), default=0) or 1
     tall = 2.5 * _ROW - 6
     yield _TEXT.format(0, y + 16, "name", batches(total))
-    yield _TEXT.format(WIDTH - _RIGHT + 10, y + 16, "quiet", "completed over time; below: the slowest")
+    yield _TEXT.format(WIDTH - _RIGHT + 10, y + 16, "quiet", "over time; below: the slowest")
     for each in slices:
         x, end = _across(each.start_s, seconds, axis), _across(each.end_s, seconds, axis)
         high = tall * each.batches / most
@@ -160,6 +166,7 @@ def _moment(seconds: float) -> str:
 def throughput(slices: Sequence[Slice], past: Usual | None) -> Markup:
     """Rows a second in each part of the run, rows set aside as ticks below, the usual rate as a line."""
     seconds = slices[-1].end_s
+    slices = fewer(slices, sum(each.batches for each in slices) // 2)
     top, bottom = 24.0, 170.0
     axis = 70.0, float(WIDTH)
     peak = max(1e-9, past.rate if past else 0.0, *(each.rate for each in slices))
@@ -204,7 +211,7 @@ def history(runs: Sequence[Run], past: Usual | None) -> Markup:
                                   _TITLE.format(one_line(title))))  # fmt: skip
     if past:
         y = bottom - (bottom - top) * past.duration_s / longest
-        parts.append(_LINE.format(left, y, WIDTH, y, "usual"))
+        parts.append(_LINE.format(left, y, left + len(runs) * step, y, "usual"))
     last = left + (len(runs) - 1) * step
     parts.append(_TEXT.format(last, bottom + 16, "tick", "this run"))
     return _svg(bottom + 22, f"durations of {len(runs)} runs", "history", parts)

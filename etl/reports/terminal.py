@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from etl.core.comparison import Comparison
-from etl.core.report import ErrorGroup, FormerError, RunReport, Slice, Standing, against_usual, rate, verdict
+from etl.core.report import ErrorGroup, FormerError, RunReport, Slice, Standing, against_usual, fewer, rate, verdict
 from etl.core.run import RunState
 from etl.core.sanitise import showable
 from etl.reports import words
@@ -22,6 +22,8 @@ WIDTH = 120
 _GROUPS = 8
 _GONE = 3
 _RAMP = " .:-=+*#"
+_SPARKS = 30  # characters of a sparkline
+_FEW = 10  # batches that make no line yet
 
 Piece: TypeAlias = tuple[str, str]  # role, text
 Line: TypeAlias = list[Piece]
@@ -147,16 +149,13 @@ def _books(report: RunReport, width: int) -> list[Line]:
 
 
 def _sparkline(slices: Sequence[Slice]) -> Line:
-    """Rows a second over the run's time, in halves of its slices; nothing for a handful of batches."""
-    if sum(each.batches for each in slices) < 10:
+    """Rows a second over the run's time; nothing for a handful of batches."""
+    number = sum(each.batches for each in slices)
+    rates = [each.rate for each in fewer(slices, min(_SPARKS, number // 2))]
+    if number < _FEW or not (peak := max(rates)):
         return []
-    pairs = [(slices[n].rows + slices[n + 1].rows) / 2 for n in range(0, len(slices) - 1, 2)]
-    peak = max(pairs)
-    seconds = slices[0].end_s - slices[0].start_s
-    if not peak or not seconds:
-        return []
-    marks = "".join(_RAMP[0 if not rows else max(1, round(rows / peak * (len(_RAMP) - 1)))] for rows in pairs)
-    return [("", "   |"), ("bar", marks), ("", f"|   peak {peak / seconds:,.0f}")]
+    marks = "".join(_RAMP[0 if not pace else max(1, round(pace / peak * (len(_RAMP) - 1)))] for pace in rates)
+    return [("", "   |"), ("bar", marks), ("", f"|   peak {peak:,.0f}")]
 
 
 def _errors(groups: Sequence[ErrorGroup], gone: Sequence[FormerError], width: int) -> list[Line]:

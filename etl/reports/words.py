@@ -104,8 +104,11 @@ def upcoming(outlook: Outlook) -> str | None:
     if outlook.paused_at is not None:
         by = f" by {one_line(outlook.paused_by)}" if outlook.paused_by else ""
         return f"paused since {outlook.paused_at:%Y-%m-%d %H:%M %Z}{by}"
-    moments = [f"{moment:%Y-%m-%d %H:%M:%S %Z}" for moment, _ in outlook.fire_times]
-    return ", ".join(moments) or None
+    moments = [moment for moment, _ in outlook.fire_times]
+    zones = {f"{moment:%Z}" for moment in moments}
+    if len(zones) == 1:
+        return ", ".join(f"{moment:%Y-%m-%d %H:%M:%S}" for moment in moments) + f" {zones.pop()}"
+    return ", ".join(f"{moment:%Y-%m-%d %H:%M:%S %Z}" for moment in moments) or None
 
 
 def follow_up(report: RunReport, program: str) -> list[str]:
