@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from etl.cli import running, scheduling, viewing
+from etl.cli import reporting, running, scheduling, viewing
 from etl.cli.psql import psql as run_psql
 from etl.cli.session import arguments_of, handled, say, settings_here, show, with_application
 from etl.core.backfill import Only
@@ -159,15 +159,21 @@ def runs(
 @handled
 def report(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run id or its beginning; default: the newest.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="A run id or its beginning, or a job for its newest run; default: the newest."
+        ),
     ] = None,
+    compare: Annotated[str | None, typer.Option(metavar="RUN", help="Set it beside another run of its job.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that can be mailed.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what a run did, on one screen.
+    """Show what a run did: on one screen, or on a page.
 
-    Example: etl report 3f9c2ab1
+    Example: etl report flights --html flights.html --open
     """
-    viewing.report(settings_here(), run, json)
+    reporting.report(settings_here(), run, compare, html, open_, json)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from etl import demo
 from etl.app import Application, HandControls
+from etl.cli.reporting import tell
 from etl.cli.session import (
     err,
     job_named,
@@ -23,7 +24,6 @@ from etl.cli.session import (
     program,
     refuse_unknown,
     say,
-    screen_width,
     show,
     show_json,
     with_application,
@@ -35,7 +35,6 @@ from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run,
 from etl.errors import ConfigurationError, DatabaseUnavailableError
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.facts import run_facts, skipped_facts
-from etl.reports.terminal import render_report
 from etl.runtime.worker import Worker
 
 T = TypeVar("T")
@@ -201,9 +200,7 @@ async def _told(application: Application, name: str, outcome: Run | Blocker | No
     if json:
         show_json(run_facts(outcome))
     else:
-        report = await PostgresReportStore(application.database).report(outcome.run_id)
-        if report is not None:
-            show(render_report(report, width=screen_width(), program=program()))
+        await tell(application, outcome.run_id)
     return exit_code(outcome.state)
 
 

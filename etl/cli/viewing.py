@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
-from etl.cli.session import jobs_here, no_job, program, say, screen_width, show, show_json, with_application
+from etl.cli.session import jobs_here, no_job, say, show, show_json, with_application
 from etl.config import Settings
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_DONE, EXIT_MISUSE, Run, RunState
@@ -23,8 +24,11 @@ from etl.postgres.check import Findings
 from etl.postgres.issues import key_text
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.columns import columns
-from etl.reports.facts import report_facts, run_facts
-from etl.reports.terminal import render_report
+from etl.reports.facts import run_facts
+from etl.reports.words import LEGEND, strip
+
+# Runs in a strip.
+_RECENT = 20
 
 
 def check(settings: Settings, name: str | None, json: bool) -> int:
@@ -145,12 +149,22 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
             raise ConfigurationError(
                 f"{word!r} is not a state of a run", setting="--status", remedy=f"use {', '.join(known)}"
             )
-    listed = with_application(settings, lambda application: application.store.list(job, status or None, limit))
+
+    async def main(application: Application) -> tuple[Sequence[Run], dict[str, list[RunState]]]:
+        listed = await application.store.list(job, status or None, limit)
+        jobs = list(dict.fromkeys(run.job for run in listed))
+        return listed, {} if json else await PostgresReportStore(application.database).recent(jobs, _RECENT)
+
+    listed, recent = with_application(settings, main)
     if json:
         show_json([run_facts(run) for run in listed])
     elif listed:
         header = ["run", "job", "status", "trigger", "started (UTC)", "took", "claimed", "written", "quarantined"]
-        show(columns([header, *map(_run_row, listed)], right=(5, 6, 7, 8)))
+        # Beside the newest run of a job how its last ones ended, the newest last.
+        rows = [[*_run_row(run), strip(recent.pop(run.job, []))] for run in listed]
+        show(columns([[*header, "recent"], *rows], right=(5, 6, 7, 8)))
+        if sys.stdout.isatty():
+            say(f"recent: {LEGEND}")
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
 
@@ -168,21 +182,6 @@ def _run_row(run: Run) -> list[str]:
         f"{run.counts.written:,}",
         f"{run.counts.quarantined:,}",
     ]
-
-
-def report(settings: Settings, run: str | None, json: bool) -> None:
-    """One run on one screen."""
-
-    async def main(application: Application) -> None:
-        store = PostgresReportStore(application.database)
-        found = await store.report(await store.resolve_run(run))
-        assert found is not None
-        if json:
-            show_json(report_facts(found))
-        else:
-            show(render_report(found, width=screen_width(), program=program()))
-
-    with_application(settings, main)
 
 
 def quarantine(settings: Settings, job: str | None, error: str | None, run: str | None, limit: int, json: bool) -> None:

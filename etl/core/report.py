@@ -1,16 +1,40 @@
-"""The facts of a run, and the sentence that says what they amount to."""
+"""The facts of a run, and the sentences that say what they amount to.
+
+A run is judged against its own job's past: the usual is the median of its last runs that came to an end with rows in
+hand, and an error is new when no run among the last ones had it. All of it is arithmetic over what is recorded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from statistics import median
 
-from etl.core.run import Run, RunState
+from etl.core.run import REPLAY, Run, RunState
 from etl.core.stages import StageCounts
+from etl.durations import format_duration
+
+# Fewer former runs than this are no habit.
+ENOUGH = 3
+# How far from the median rate is out of the ordinary.
+_ODD = 1.5
+
+
+class Standing(StrEnum):
+    """Whether a job's former runs had an error as well."""
+
+    new = "new"
+    known = "known"
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorGroup:
-    """Rows that were set aside for the same reason: stage, type, message with its variable parts masked."""
+    """Rows that were set aside for the same reason: stage, type, message with its variable parts masked (`pattern`).
+
+    `standing` is None where there are no former runs to compare with.
+    """
 
     stage: str
     error_type: str
@@ -19,15 +43,212 @@ class ErrorGroup:
     rows: int
     open_rows: int
     key: str
+    pattern: str = ""
+    traceback: str | None = None
+    standing: Standing | None = None
+
+    @property
+    def reason(self) -> tuple[str, str, str]:
+        """What makes two groups of two runs the same."""
+        return (self.stage, self.error_type, self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class FormerError:
+    """A reason for which former runs set rows aside. `in_last`: the run just before this one had it."""
+
+    stage: str
+    error_type: str
+    pattern: str
+    example: str
+    rows: int
+    runs: int
+    last_seen: datetime
+    in_last: bool
+
+    @property
+    def reason(self) -> tuple[str, str, str]:
+        """As of `ErrorGroup`."""
+        return (self.stage, self.error_type, self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """An equal part of a run's time: what was completed in it. Times are seconds since the run's start."""
+
+    start_s: float
+    end_s: float
+    rows: int
+    quarantined: int
+    batches: int
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.rows / (self.end_s - self.start_s) if self.end_s > self.start_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What the job's last `runs` runs were like: medians of duration (seconds) and rate (claimed rows a second)."""
+
+    runs: int
+    duration_s: float
+    longest_s: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How things stand now. `held` of the `pending` rows are set aside; `fire_times` come with their trigger's name."""
+
+    pending: int | None = None
+    held: int = 0
+    fire_times: Sequence[tuple[datetime, str]] = ()
+    paused_at: datetime | None = None
+    paused_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Everything the terminal report shows."""
+    """Everything the terminal report shows. `former`: the job's runs before this one, newest first."""
 
     run: Run
     stages: list[StageCounts]
     errors: list[ErrorGroup]
+    former: Sequence[Run] = ()
+    gone: Sequence[FormerError] = ()
+    slices: Sequence[Slice] = ()
+    outlook: Outlook | None = None
+
+    @property
+    def usual(self) -> Usual | None:
+        """What to compare the run with; None while there are too few former runs."""
+        return usual(self.former)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpan:
+    """One batch in a run's time (seconds since its start)."""
+
+    number: int
+    state: str
+    start_s: float
+    end_s: float
+    claimed: int
+    written: int
+    quarantined: int
+    retried: int
+    crashes: int
+    replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A row in quarantine. `payload` is JSON text, the first part of `payload_size` characters."""
+
+    key: str
+    state: str
+    stage: str
+    error_type: str
+    message: str
+    attempts: int
+    opened_at: datetime
+    payload: str | None
+    payload_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """Everything the page shows: `batches` are all of them, or the slowest ones in order where there are many."""
+
+    report: RunReport
+    batches: Sequence[BatchSpan]
+    batches_total: int
+    batches_busy_s: float
+    set_aside: Sequence[SetAside]
+    set_aside_total: int
+    other: RunReport | None = None
+    context: Sequence[tuple[str, str]] = ()
+
+
+def fewer(slices: Sequence[Slice], at_most: int) -> list[Slice]:
+    """Neighbouring parts put together until there are no more than that (but one), all of one length.
+
+    A part shorter than a batch would be empty or a spike.
+    """
+    size = next(
+        (size for size in range(1, len(slices) + 1) if len(slices) % size == 0 and len(slices) // size <= at_most),
+        max(1, len(slices)),
+    )
+    return [
+        Slice(
+            part[0].start_s,
+            part[-1].end_s,
+            sum(each.rows for each in part),
+            sum(each.quarantined for each in part),
+            sum(each.batches for each in part),
+        )
+        for part in (slices[start : start + size] for start in range(0, len(slices), size))
+    ]
+
+
+def rate(run: Run) -> float | None:
+    """Claimed rows a second by the clock on the wall; None without rows or time."""
+    return run.counts.claimed / run.duration_s if run.duration_s and run.counts.claimed else None
+
+
+def usual(former: Sequence[Run]) -> Usual | None:
+    """The medians of those former runs that ended by themselves with rows in hand; None while there are too few."""
+    fit = [
+        (run.duration_s, each)
+        for run in former
+        if run.state in (RunState.succeeded, RunState.partial) and run.trigger != REPLAY
+        if run.duration_s is not None and (each := rate(run)) is not None
+    ]
+    if len(fit) < ENOUGH:
+        return None
+    durations, rates = zip(*fit, strict=True)
+    return Usual(len(fit), median(durations), max(durations), median(rates))
+
+
+def against_usual(run: Run, past: Usual | None) -> str | None:
+    """A sentence about a run and its job's habit; None where nothing can be said."""
+    if past is None:
+        return None
+    habit = (
+        f"Usual: {format_duration(past.duration_s)} at {past.rate:,.0f} rows/s (median of the last {past.runs} runs)"
+    )
+    pace = rate(run)
+    if pace is None or run.duration_s is None or run.trigger == REPLAY:
+        return f"{habit}."
+    if not run.state.is_final:
+        return f"{habit}; {_ratio(pace, past.rate)} of its rate so far."
+    word = "slower than" if pace * _ODD < past.rate else "faster than" if pace > _ODD * past.rate else "about"
+    long = f"took {_ratio(run.duration_s, past.duration_s)} of the usual time"
+    longest = ", longer than any of them" if run.duration_s > past.longest_s else ""
+    return f"{habit}. This run {long}{longest}, {word} the usual rate ({_ratio(pace, past.rate)})."
+
+
+def _ratio(value: float, norm: float) -> str:
+    return f"{100 * value / norm:,.0f} %" if norm else "-"
+
+
+def with_standing(errors: Sequence[ErrorGroup], former: Collection[FormerError], compared: bool) -> list[ErrorGroup]:
+    """The groups marked as new or known, new ones first; `compared`: there are former runs at all."""
+    if not compared:
+        return list(errors)
+    known = {each.reason for each in former}
+    marked = [replace(group, standing=Standing.known if group.reason in known else Standing.new) for group in errors]
+    return sorted(marked, key=lambda group: group.standing is not Standing.new)
+
+
+def gone(run: Run, errors: Sequence[ErrorGroup], former: Sequence[FormerError]) -> list[FormerError]:
+    """What the run before had and this one has not; nothing where this one had no fair chance to meet it."""
+    if run.state not in (RunState.succeeded, RunState.partial) or not run.counts.claimed or run.trigger == REPLAY:
+        return []
+    here = {group.reason for group in errors}
+    return [each for each in former if each.in_last and each.reason not in here]
 
 
 def verdict(run: Run) -> str:

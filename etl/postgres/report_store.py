@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from etl.core.report import ErrorGroup, RunReport
+from etl.core.report import (
+    BatchSpan,
+    ErrorGroup,
+    FormerError,
+    Outlook,
+    RunDetail,
+    RunReport,
+    SetAside,
+    Slice,
+    gone,
+    with_standing,
+)
+from etl.core.run import REPLAY, Run, RunState
 from etl.core.stages import StageCounts, fold_stages
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection, Database
 from etl.postgres.issues import key_text
 from etl.postgres.run_store import run_of
 from etl.postgres.statements import statement
+
+FORMER = 30  # runs to compare with
+PARTS = 60  # slices of a run's time
+FOLDED = 60  # batches that are shown one by one
+SLOWEST = 20  # ... and of more than that only so many
+SHOWN = 50  # rows in quarantine with their payload
+# Characters of a payload: as much as is kept of one, so that nothing is cut before secrets are blanked.
+_PAYLOAD = 70_000
+_JOB = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 class PostgresReportStore:
@@ -22,28 +45,75 @@ class PostgresReportStore:
 
     async def report(self, run_id: UUID) -> RunReport | None:
         """The facts of one run; None if there is no such run."""
+        return await self._database.unit(lambda connection: _report(connection, run_id))
 
-        async def read(connection: Connection) -> RunReport | None:
-            row = await connection.fetchrow(statement("read_run"), run_id)
-            if row is None:
+    async def detail(self, run_id: UUID) -> RunDetail | None:
+        """The facts of one run with its batches and the rows it set aside; None if there is no such run."""
+
+        async def read(connection: Connection) -> RunDetail | None:
+            report = await _report(connection, run_id)
+            if report is None:
                 return None
-            batches = await connection.fetch(statement("read_stages"), run_id)
-            stages = fold_stages([StageCounts.from_json(stage) for stage in batch["stages"]] for batch in batches)
-            errors = [
-                ErrorGroup(
-                    stage=group["stage"],
-                    error_type=group["error_type"],
-                    example=group["example"],
-                    messages=group["messages"],
-                    rows=group["rows"],
-                    open_rows=group["open"],
-                    key=key_text(group["key"]),
-                )
-                for group in await connection.fetch(statement("group_errors"), run_id)
-            ]
-            return RunReport(run_of(row), stages, errors)
+            batches = await connection.fetch(statement("report_batches"), run_id, FOLDED, SLOWEST)
+            rows = await connection.fetch(statement("report_set_aside"), run_id, SHOWN, _PAYLOAD)
+            names = BatchSpan.__dataclass_fields__
+            return RunDetail(
+                report,
+                [BatchSpan(**{name: batch[name] for name in names}) for batch in batches],
+                batches[0]["total"] if batches else 0,
+                float(batches[0]["busy_s"]) if batches else 0.0,
+                [SetAside(**{**{n: row[n] for n in _ASIDE}, "key": key_text(row["key"])}) for row in rows],
+                rows[0]["total"] if rows else 0,
+            )
 
         return await self._database.unit(read)
+
+    async def outlook(self, job: str) -> Outlook:
+        """What the database knows of how a job stands now: pauses, and rows that are kept apart."""
+        row = await self._database.unit(lambda connection: connection.fetchrow(statement("report_job"), job))
+        assert row is not None
+        return Outlook(held=row["held"], paused_at=row["paused_at"], paused_by=row["paused_by"])
+
+    async def recent(self, jobs: Sequence[str], limit: int) -> dict[str, list[RunState]]:
+        """How the last runs of jobs ended, oldest first."""
+        rows = await self._database.unit(
+            lambda connection: connection.fetch(statement("report_recent"), list(jobs), limit)
+        )
+        strips: dict[str, list[RunState]] = {job: [] for job in jobs}
+        for row in rows:
+            strips[row["job"]].insert(0, RunState(row["state"]))
+        return strips
+
+    async def resolve(self, text: str | None, jobs: Collection[str] = ()) -> UUID:
+        """A run by its id, the beginning of it, or its job (the newest run of that); None: the newest of all.
+
+        `jobs` are names that exist besides those that have runs. Raises `ConfigurationError` with the nearest names.
+        """
+        if text is None:
+            return await self.resolve_run(None)
+        if _JOB.fullmatch(text):
+            found = await self._database.unit(lambda connection: connection.fetchrow(statement("report_job"), text))
+            if found is not None and found["newest"] is not None:
+                return UUID(str(found["newest"]))
+        if text in jobs:
+            raise ConfigurationError(f"job {text!r} has no run yet", setting="RUN", remedy=f"start one: etl run {text}")
+        try:
+            return await self.resolve_run(text)
+        except ConfigurationError as error:
+            known = await self._database.unit(lambda connection: connection.fetch(statement("report_known_jobs")))
+            near = difflib.get_close_matches(text, {*jobs, *(row["job"] for row in known)}, n=3)
+            if not near:
+                raise
+            raise ConfigurationError(
+                f"{error.problem}, nor a job", setting="RUN", remedy=f"did you mean {' or '.join(near)}?"
+            ) from None
+
+    async def before(self, run_id: UUID) -> UUID | None:
+        """The newest finished run of the same job before this one."""
+        rows = await self._database.unit(
+            lambda connection: connection.fetch(statement("report_former_runs"), run_id, 1)
+        )
+        return UUID(str(rows[0]["run_id"])) if rows else None
 
     async def resolve_run(self, text: str | None, job: str | None = None) -> UUID:
         """A run by its id, the beginning of it, or (None) the newest one. Raises `ConfigurationError` otherwise."""
@@ -57,6 +127,71 @@ class PostgresReportStore:
             raise ConfigurationError(f"{text!r} is not a run id", setting="RUN", remedy="see: etl runs")
         rows = await self._database.unit(lambda connection: connection.fetch(statement("find_runs_by_prefix"), prefix))
         if len(rows) != 1:
-            problem = f"several runs begin with {text!r}" if rows else f"no run {text!r}"
-            raise ConfigurationError(problem, setting="RUN", remedy="see: etl runs")
+            raise ConfigurationError(
+                f"several runs begin with {text!r}" if rows else f"no run {text!r}",
+                setting="RUN",
+                remedy=await self._near(prefix, [row["run_id"] for row in rows]),
+            )
         return UUID(str(rows[0]["run_id"]))
+
+    async def _near(self, prefix: str, meant: Sequence[UUID]) -> str:
+        """Which runs may have been meant."""
+        ids = [str(each)[: len(prefix) + 4] for each in meant]
+        if not ids:
+            rows = await self._database.unit(
+                lambda connection: connection.fetch(statement("list_runs"), None, None, 200)
+            )
+            length = max(8, len(prefix))
+            ids = difflib.get_close_matches(prefix, {str(row["run_id"])[:length] for row in rows}, n=3, cutoff=0.75)
+        return f"did you mean {' or '.join(ids)}?" if ids else "see: etl runs"
+
+
+_ASIDE = ("state", "stage", "error_type", "message", "attempts", "opened_at", "payload", "payload_size")
+
+
+async def _report(connection: Connection, run_id: UUID) -> RunReport | None:
+    row = await connection.fetchrow(statement("read_run"), run_id)
+    if row is None:
+        return None
+    run = run_of(row)
+    batches = await connection.fetch(statement("read_stages"), run_id)
+    stages = fold_stages([StageCounts.from_json(stage) for stage in batch["stages"]] for batch in batches)
+    errors = [
+        ErrorGroup(
+            stage=group["stage"],
+            error_type=group["error_type"],
+            example=group["example"],
+            messages=group["messages"],
+            rows=group["rows"],
+            open_rows=group["open"],
+            key=key_text(group["key"]),
+            pattern=group["pattern"],
+            traceback=group["traceback"],
+        )
+        for group in await connection.fetch(statement("report_errors"), run_id)
+    ]
+    former = [run_of(each) for each in await connection.fetch(statement("report_former_runs"), run_id, FORMER)]
+    known = await _former_errors(connection, former)
+    return RunReport(
+        run, stages, with_standing(errors, known, bool(former)), former, gone(run, errors, known),
+        await _slices(connection, run_id),
+    )  # fmt: skip
+
+
+async def _former_errors(connection: Connection, former: Sequence[Run]) -> list[FormerError]:
+    last = next((run.run_id for run in former if run.trigger != REPLAY), None)
+    rows = await connection.fetch(statement("report_former_errors"), [run.run_id for run in former], last)
+    return [FormerError(**dict(row)) for row in rows]
+
+
+async def _slices(connection: Connection, run_id: UUID) -> list[Slice]:
+    """All parts of the run's time, those without a batch included."""
+    found = {row["part"]: row for row in await connection.fetch(statement("report_slices"), run_id, PARTS)}
+    if not found:
+        return []
+    width = next(iter(found.values()))["seconds"] / PARTS
+    return [
+        Slice((part - 1) * width, part * width, *((0, 0, 0) if (row := found.get(part)) is None else
+              (row["rows"], row["quarantined"], row["batches"])))
+        for part in range(1, PARTS + 1)
+    ]  # fmt: skip

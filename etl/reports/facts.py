@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from etl.core.comparison import Comparison
 from etl.core.ports import Blocker
-from etl.core.report import RunReport, verdict
+from etl.core.report import ErrorGroup, RunReport, verdict
 from etl.core.run import SKIPPED_OVERLAP, Run
 from etl.core.stages import quantile
 
@@ -90,10 +91,32 @@ def report_facts(report: RunReport) -> dict[str, Any]:
                 "messages": group.messages,
                 "rows": group.rows,
                 "open": group.open_rows,
+                "standing": group.standing,
             }
             for group in report.errors
         ],
     }
+
+
+def comparison_facts(comparison: Comparison) -> dict[str, Any]:
+    """Two runs side by side as JSON."""
+    return {
+        "this": report_facts(comparison.this),
+        "other": report_facts(comparison.other),
+        "differences": [
+            {"name": fact.name, "this": fact.this, "other": fact.other, "change": fact.change}
+            for fact in comparison.facts
+            if fact.this != fact.other
+        ],
+        "errors_only_here": [_reason(group) for group in comparison.appeared],
+        "errors_only_there": [_reason(group) for group in comparison.vanished],
+    }
+
+
+def _reason(group: ErrorGroup) -> dict[str, Any]:
+    return {
+        "stage": group.stage, "error_type": group.error_type, "example": group.example, "rows": group.rows
+    }  # fmt: skip
 
 
 def _time(moment: datetime | None) -> str | None:

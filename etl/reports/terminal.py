@@ -1,54 +1,127 @@
-"""A run on one screen of text: aligned, readable without colour."""
+"""A run on one screen of text: aligned, readable without colour.
+
+Lines are made of pieces with a role; what a role looks like is decided last, when whatever data holds has been made
+harmless, so that colour never changes what is said or where it stands.
+"""
 
 from __future__ import annotations
 
-import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
-from etl.core.report import ErrorGroup, RunReport, verdict
-from etl.core.run import REPLAY, Run, RunState
+from etl.core.comparison import Comparison
+from etl.core.report import ErrorGroup, FormerError, RunReport, Slice, Standing, against_usual, fewer, rate, verdict
+from etl.core.run import RunState
 from etl.core.sanitise import showable
-from etl.core.stages import StageCounts, quantile
-from etl.durations import format_duration
+from etl.reports import words
 from etl.reports.columns import columns
+from etl.reports.stage_table import stage_table
 
-WIDTH = 100
+WIDTH = 120
 _GROUPS = 8
+_GONE = 3
+_RAMP = " .:-=+*#"
+_SPARKS = 30  # characters of a sparkline
+_FEW = 10  # batches that make no line yet
+
+Piece: TypeAlias = tuple[str, str]  # role, text
+Line: TypeAlias = list[Piece]
+Paint: TypeAlias = Callable[[str, str], str]
+
+_SGR = {"good": "32", "warn": "33", "bad": "31", "strong": "1", "quiet": "2", "bar": "36"}
+_STANDING = {Standing.new: ("bad", " NEW  "), Standing.known: ("", " known"), None: ("", " " * 6)}
+_STATE_ROLES = {RunState.succeeded: "good", RunState.partial: "warn"}
 
 
-def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl") -> list[str]:
+def plain(role: str, text: str) -> str:
+    """No colour."""
+    return text
+
+
+def ansi(role: str, text: str) -> str:
+    """Colour for a terminal."""
+    return f"\x1b[{_SGR[role]}m{text}\x1b[0m" if role and text.strip() else text
+
+
+def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl", paint: Paint = plain) -> list[str]:
     """The report as lines of at most about `width` characters; commands to type begin with `program`."""
     run = report.run
-    lines = [
-        f"{run.job}   run {run.run_id}   {str(run.state).upper()}",
-        verdict(run),
-        *_when(run, width),
+    role = _STATE_ROLES.get(run.state, "bad" if run.state.is_final else "strong")
+    lines: list[Line] = [
+        [("strong", run.job), ("", f"   run {run.run_id}   "), (role, str(run.state).upper())],
+        *_wrapped(verdict(run), width),
+        *_plain(_joined(words.when(run), width)),
     ]
+    if said := against_usual(run, report.usual):
+        lines += _wrapped(said, width)
     if run.error and run.state is not RunState.cancelled:
-        lines += textwrap.wrap(_one_line(f"{run.error_type}: {run.error}"), width)[:4]
+        text = words.one_line(f"{run.error_type}: {run.error}")
+        lines += [[("bad", each)] for each in textwrap.wrap(text, width)[:4]]
     if report.stages:
-        lines += ["", *_stage_table(report.stages)]
-    lines += ["", *_books(run)]
-    if report.errors:
-        lines += ["", *_errors(report.errors, width)]
-    if follow := _follow_up(report, program):
-        lines += ["", *follow]
-    return [line.rstrip() for line in lines]
+        lines += [[], *_stages(report, width)]
+    lines += [[], *_books(report, width)]
+    if report.errors or report.gone:
+        lines += [[], *_errors(report.errors, report.gone, width)]
+    lines += _outlook(report, program, width)
+    if commands := words.follow_up(report, program):
+        lines += [[], [("", " next")], *([("strong", f"   {command}")] for command in commands)]
+    return painted(lines, paint)
 
 
-def _when(run: Run, width: int) -> list[str]:
-    parts = [run.trigger]
-    if run.scheduled_for is not None:
-        parts.append(f"scheduled for {run.scheduled_for:%Y-%m-%d %H:%M:%S %Z}")
-    if run.started_at is not None:
-        parts.append(f"started {run.started_at:%Y-%m-%d %H:%M:%S %Z}")
-    if run.duration_s is not None:
-        parts.append(("took " if run.ended_at else "for ") + format_duration(run.duration_s))
-    if run.host:
-        parts.append(f"on {run.host} (pid {run.pid})")
-    if run.trace_id:
-        parts.append(f"trace {run.trace_id[:8]}")
+def render_comparison(comparison: Comparison, *, width: int = WIDTH, paint: Paint = plain) -> list[str]:
+    """Two runs side by side as lines."""
+    this, other = comparison.this.run, comparison.other.run
+    room = max(12, width - 60)
+    rows = [["", f"run {str(this.run_id)[:8]}", f"run {str(other.run_id)[:8]}", "change"]]
+    for fact in comparison.facts:
+        name = words.one_line(fact.name)
+        rows.append([name if len(name) <= room else name[: room - 3] + "...", fact.this, fact.other, fact.change])
+    lines: list[Line] = [
+        [("strong", this.job), ("", f"   run {this.run_id}")],
+        [("", f"compared with   run {other.run_id}")],
+        [],
+        *_plain(f" {line}" for line in columns(rows, right=(1, 2, 3))),
+    ]
+    for title, groups, role in (("only here", comparison.appeared, "bad"), ("only there", comparison.vanished, "good")):
+        if groups:
+            lines += [[], [("", f" errors {title}")]]
+            lines += [
+                [(role, f" {group.rows:>9,}"), ("", _cut(f"  {words.group_text(group)}", width - 10))]
+                for group in groups[:_GROUPS]
+            ]
+            if len(groups) > _GROUPS:
+                lines.append([("", f" {'':>9}  and {len(groups) - _GROUPS} more kinds")])
+    if not comparison.appeared and not comparison.vanished:
+        lines += [
+            [],
+            [("", " errors: the same kinds in both" if comparison.this.errors else " errors: none in either")],
+        ]
+    return painted(lines, paint)
+
+
+def painted(lines: Sequence[Line], paint: Paint) -> list[str]:
+    """Lines as text, with whatever is in them made harmless first."""
+    done = []
+    for line in lines:
+        safe = [(role, showable(text).replace("\n", " ").replace("\t", " ")) for role, text in line]
+        while safe and not safe[-1][1].rstrip():
+            safe.pop()
+        if safe:
+            safe[-1] = (safe[-1][0], safe[-1][1].rstrip())
+        done.append("".join(paint(role, text) for role, text in safe))
+    return done
+
+
+def _plain(texts: Iterable[str]) -> list[Line]:
+    return [[("", text)] for text in texts]
+
+
+def _wrapped(text: str, width: int) -> list[Line]:
+    return _plain(textwrap.wrap(words.one_line(text), width) or [""])
+
+
+def _joined(parts: Sequence[str], width: int) -> list[str]:
     lines = [parts[0]]
     for part in parts[1:]:
         if len(lines[-1]) + len(part) + 3 > width:
@@ -59,95 +132,66 @@ def _when(run: Run, width: int) -> list[str]:
     return lines
 
 
-def _stage_table(stages: Sequence[StageCounts]) -> list[str]:
-    header = ["stage", "in", "out", "filtered", "retried", "quarantined", "p50 / p95", "busy"]
-    rows = [header, *(_stage_row(stage) for stage in stages)]
-    return [f" {line}" for line in columns(rows, right=range(1, len(header)))]
-
-
-def _stage_row(stage: StageCounts) -> list[str]:
-    return [
-        _one_line(stage.name)[:28],
-        _count(stage.rows_in),
-        _count(stage.rows_out),
-        _count(stage.filtered),
-        _count(stage.retried),
-        _count(stage.quarantined),
-        _latency(stage),
-        format_duration(stage.busy_s),
-    ]
-
-
-def _count(value: int) -> str:
-    return f"{value:,}" if value else "-"
-
-
-def _latency(stage: StageCounts) -> str:
-    middle, high = quantile(stage.calls, 0.5), quantile(stage.calls, 0.95)
-    if middle is None or high is None:
-        return "-"
-    scale, unit = next(((s, u) for s, u in ((1.0, "s"), (1e3, "ms"), (1e6, "us")) if high * s >= 1), (1e6, "us"))
-    return f"{_short(middle * scale)} / {_short(high * scale)} {unit}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _books(run: Run) -> list[str]:
-    counts = run.counts
-    parts = [
-        f"{value:,} {name}"
-        for name, value in (
-            ("written", counts.written),
-            ("filtered", counts.filtered),
-            ("quarantined", counts.quarantined),
-            ("deferred", counts.deferred),
-            ("released", counts.released),
-            ("vanished", counts.vanished),
-        )
-        if value
-    ]
-    sums = f"{counts.claimed:,} claimed = {' + '.join(parts) or '0'}"
-    if not run.state.is_final:
-        books = f"books so far: {counts.claimed:,} claimed, {counts.accounted:,} accounted for"
-    elif counts.balanced:
-        books = f"books balance: {sums}"
-    else:
-        books = f"BOOKS DO NOT BALANCE: {sums}, {counts.claimed - counts.accounted:+,} unaccounted for"
-    lines = [f" {books}"]
-    if run.duration_s and counts.claimed:
-        batches = f"{counts.batches:,} {'batch' if counts.batches == 1 else 'batches'}"
-        lines.append(f" {counts.claimed / run.duration_s:,.0f} rows/s in {batches}")
+def _stages(report: RunReport, width: int) -> list[Line]:
+    lines: list[Line] = []
+    for text, bar in stage_table(report.stages, width - 1):
+        lines.append([("", f" {text}"), ("bar", bar)])
     return lines
 
 
-def _errors(groups: Sequence[ErrorGroup], width: int) -> list[str]:
-    lines = [" errors"]
+def _books(report: RunReport, width: int) -> list[Line]:
+    run = report.run
+    off = run.state.is_final and not run.counts.balanced
+    lines: list[Line] = [[("bad" if off else "", f" {each}")] for each in textwrap.wrap(words.books(run), width - 1)]
+    if (pace := rate(run)) is not None:
+        lines.append([("", f" {pace:,.0f} rows/s in {words.batches(run.counts.batches)}"), *_sparkline(report.slices)])
+    return lines
+
+
+def _sparkline(slices: Sequence[Slice]) -> Line:
+    """Rows a second over the run's time; nothing for a handful of batches."""
+    number = sum(each.batches for each in slices)
+    rates = [each.rate for each in fewer(slices, min(_SPARKS, number // 2))]
+    if number < _FEW or not (peak := max(rates)):
+        return []
+    marks = "".join(_RAMP[0 if not pace else max(1, round(pace / peak * (len(_RAMP) - 1)))] for pace in rates)
+    return [("", "   |"), ("bar", marks), ("", f"|   peak {peak:,.0f}")]
+
+
+def _errors(groups: Sequence[ErrorGroup], gone: Sequence[FormerError], width: int) -> list[Line]:
+    lines: list[Line] = [[("", " errors")]]
+    marked = any(group.standing for group in groups) or bool(gone)
     for group in groups[:_GROUPS]:
         more = f" (and {group.messages - 1} like it)" if group.messages > 1 else ""
         settled = "" if group.open_rows == group.rows else f" [{group.rows - group.open_rows:,} settled since]"
-        text = _one_line(f"{group.error_type} in {group.stage}: {group.example}")
-        room = width - 14 - len(more) - len(settled)
-        text = text if len(text) <= room else text[: room - 3] + "..."
-        lines.append(f" {group.rows:>9,}  {text}{more}{settled}")
+        room = width - 12 - 6 * marked - len(more) - len(settled)
+        standing = _STANDING[group.standing]
+        told = _cut(words.group_text(group), room)
+        lines.append([*([standing] if marked else []), ("", f" {group.rows:>9,}  {told}{more}{settled}")])
     if len(groups) > _GROUPS:
-        lines.append(f" {'':>9}  and {len(groups) - _GROUPS} more kinds: see etl quarantine")
+        lines.append([("", f" {'':>{9 + 6 * marked}}  and {len(groups) - _GROUPS} more kinds: see etl quarantine")])
+    for each in gone[:_GONE]:
+        text = words.one_line(f"{each.error_type} in {each.stage}: {each.example}")
+        seen = f" (last seen {each.last_seen:%Y-%m-%d %H:%M %Z})"
+        lines.append([("good", " gone "), ("", f" {'':>9}  {_cut(text, width - 18 - len(seen))}{seen}")])
+    if len(gone) > _GONE:
+        lines.append([("", f" {'':>15}  and {len(gone) - _GONE} more kinds of the run before")])
     return lines
 
 
-def _follow_up(report: RunReport, program: str) -> list[str]:
-    run = report.run
-    commands = []
-    still_open = [group for group in report.errors if group.open_rows]
-    if still_open:
-        commands.append(f"{program} quarantine {run.job} --run {str(run.run_id)[:8]}")
-        types = dict.fromkeys(group.error_type for group in still_open)
-        commands += [f"{program} replay {run.job} --error {shlex.quote(_one_line(name))}" for name in list(types)[:3]]
-    if run.state in (RunState.failed, RunState.timed_out, RunState.cancelled) and run.trigger != REPLAY:
-        commands.append(f"{program} run {run.job}")
-    return [" next", *(f"   {command}" for command in commands)] if commands else []
+def _outlook(report: RunReport, program: str, width: int) -> list[Line]:
+    outlook = report.outlook
+    if outlook is None:
+        return []
+    facts = [("backlog", words.backlog(outlook)), ("fires", words.upcoming(outlook))]
+    lines: list[Line] = []
+    for name, text in facts:
+        if text:
+            lines += _plain(textwrap.wrap(text, width, initial_indent=f" {name:<8} ", subsequent_indent=" " * 10))
+    if outlook.paused_at is not None:
+        lines.append([("strong", f"          {program} resume {report.run.job}")])
+    return [[], *lines] if lines else []
 
 
-def _one_line(text: str) -> str:
-    return showable(" ".join(text.split()))
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: max(0, room - 3)] + "..."

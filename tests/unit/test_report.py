@@ -113,7 +113,7 @@ def test_the_head_tells_who_asked_for_it_when_it_ran_and_where() -> None:
     assert (
         "cron, scheduled for 2024-02-29 04:25:00 UTC, started 2024-02-29 04:30:00 UTC, took 2.00 s, "
         "on box (pid 7), trace 01234567"
-    ) == " ".join(line.strip() for line in report(shown)[2:4])
+    ) == " ".join(report(shown)[2:4])
 
 
 def test_a_run_in_progress_is_told_by_how_long_it_has_been_going() -> None:
@@ -130,7 +130,7 @@ def test_an_error_is_shown_on_a_few_lines_that_fit() -> None:
     told = lines[3 : lines.index("")]
     assert 4 == len(told)
     assert told[0].startswith("ValueError: word word")
-    assert all(len(each) <= 100 for each in told)
+    assert all(len(each) <= 120 for each in told)
 
 
 def test_a_run_that_was_told_to_stop_shows_the_reason_once() -> None:
@@ -154,11 +154,11 @@ def test_stages_are_a_table_with_a_dash_for_nothing() -> None:
     table = lines[lines.index("") + 1 :][:4]
     assert [
         ["stage", "in", "out", "filtered", "retried", "quarantined", "p50 / p95", "busy"],
-        ["claim", "-", "27,004", "-", "-", "-", "48 / 48 ms", "1.50 s"],
-        ["to_utc", "27,004", "25,804", "521", "3", "679", "-", "1 min 35 s"],
-        ["-> flight", "25,804", "25,804", "-", "-", "-", "2.2 / 2.2 s", "0.25 s"],
+        ["claim", "-", "27,004", "-", "-", "-", "48 / 48 ms", "1.50 s", "#"],
+        ["to_utc", "27,004", "25,804", "521", "3", "679", "-", "1 min 35 s", "#" * 20],
+        ["-> flight", "25,804", "25,804", "-", "-", "-", "2.2 / 2.2 s", "0.25 s", "#"],
     ] == [[cell.strip() for cell in each.split("  ") if cell.strip()] for each in table]
-    assert 1 == len({len(each) for each in table}), "the last column is flush right"
+    assert 1 == len({len(each.rstrip("# ")) for each in table}), "the last column of numbers is flush right"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_long_message_is_cut_so_that_its_line_still_fits() -> None:
 
     told = line(report(run(), errors=[group]), "679")
 
-    assert len(told) <= 100
+    assert len(told) <= 120
     assert "x... (and 3 like it) [670 settled since]" in told
 
 

@@ -1,0 +1,174 @@
+"""Reports of runs: on the screen, as JSON, as a page, beside another run."""
+
+from __future__ import annotations
+
+import asyncio
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from uuid import UUID
+
+from rich.console import Console
+
+from etl import demo
+from etl.app import Application
+from etl.cli.session import program, say, screen_width, show_json, with_application
+from etl.config import Settings
+from etl.core.comparison import compare
+from etl.core.pipeline import Pipeline
+from etl.core.report import Outlook, RunReport
+from etl.core.trigger import ClockTrigger
+from etl.errors import ConfigurationError, EtlError
+from etl.jobs import FoundJobs, find_jobs
+from etl.postgres.report_store import PostgresReportStore
+from etl.reports.context import run_context
+from etl.reports.facts import comparison_facts, report_facts
+from etl.reports.page import render_page
+from etl.reports.terminal import Paint, ansi, plain, render_comparison, render_report
+
+_FIRE_TIMES = 3
+
+
+def report(
+    settings: Settings, what: str | None, against: str | None, page: Path | None, open_it: bool, json: bool
+) -> None:
+    """One run: the screen, or JSON, or a page; `against`: beside another run of its job."""
+    if open_it and page is None:
+        raise ConfigurationError("there is no page to open", setting="--open", remedy="add --html FILE")
+    found = find_jobs(settings.jobs, Path.cwd())
+
+    async def main(application: Application) -> None:
+        store = PostgresReportStore(application.database)
+        run_id, other_id = await _chosen(store, found, what, against)
+        if page is not None:
+            await _write_page(application, found, run_id, other_id, page)
+        elif other_id is not None:
+            await _compare(store, run_id, other_id, json)
+        else:
+            shown = await store.report(run_id)
+            assert shown is not None
+            if json:
+                show_json(report_facts(shown))
+            else:
+                await _show(application, found, shown, _paint())
+
+    with_application(settings, main)
+    if page is not None and open_it and not webbrowser.open(page.resolve().as_uri()):
+        say(f"no browser to open {page} with")
+
+
+async def tell(application: Application, run_id: UUID) -> None:
+    """The screen of a run that has just ended here."""
+    shown = await PostgresReportStore(application.database).report(run_id)
+    if shown is not None:
+        await _show(application, find_jobs(application.settings.jobs, Path.cwd()), shown, plain)
+
+
+async def _chosen(
+    store: PostgresReportStore, found: FoundJobs, what: str | None, against: str | None
+) -> tuple[UUID, UUID | None]:
+    if against is None:
+        return await store.resolve(what, found.pipelines), None
+    other_id = await store.resolve(against, found.pipelines)
+    other = await store.report(other_id)
+    assert other is not None
+    run_id = await store.resolve(what or other.run.job, found.pipelines)
+    this = await store.report(run_id)
+    assert this is not None
+    if run_id == other_id:
+        raise ConfigurationError(
+            "a run compared with itself", setting="--compare", remedy=f"see: etl runs {other.run.job}"
+        )
+    if this.run.job != other.run.job:
+        raise ConfigurationError(
+            f"run {str(other_id)[:8]} is of job {other.run.job}, not of {this.run.job}",
+            setting="--compare",
+            remedy=f"see: etl runs {this.run.job}",
+        )
+    return run_id, other_id
+
+
+async def _show(application: Application, found: FoundJobs, shown: RunReport, paint: Paint) -> None:
+    outlook = await outlook_of(application, found, shown.run.job)
+    _print(render_report(replace(shown, outlook=outlook), width=screen_width(), program=program(), paint=paint))
+
+
+async def _compare(store: PostgresReportStore, run_id: UUID, other_id: UUID, json: bool) -> None:
+    this, other = await store.report(run_id), await store.report(other_id)
+    assert this is not None
+    assert other is not None
+    comparison = compare(this, other)
+    if json:
+        show_json(comparison_facts(comparison))
+    else:
+        _print(render_comparison(comparison, width=screen_width(), paint=_paint()))
+
+
+async def outlook_of(application: Application, found: FoundJobs, job: str) -> Outlook:
+    """How a job stands now. What cannot be found out (no such job here, a table that changed) is left out."""
+    outlook = await PostgresReportStore(application.database).outlook(job)
+    pipeline = found.pipelines.get(job)
+    if pipeline is None and job == demo.JOB and await demo.is_loaded(application):
+        pipeline = demo.flights_job()
+    if pipeline is None:
+        return outlook
+    try:
+        pending = await application.backlog(pipeline)
+    except EtlError:
+        pending = None
+    return replace(outlook, pending=pending, fire_times=_fire_times(pipeline, datetime.now(UTC)))
+
+
+def _fire_times(pipeline: Pipeline, now: datetime) -> Sequence[tuple[datetime, str]]:
+    moments = [
+        (moment, name)
+        for name, trigger in pipeline.source.named_triggers().items()
+        if isinstance(trigger, ClockTrigger)
+        for moment in islice(trigger.fire_times(now, job=pipeline.name), _FIRE_TIMES)
+    ]
+    return sorted(moments)[:_FIRE_TIMES]
+
+
+async def _write_page(
+    application: Application, found: FoundJobs, run_id: UUID, other_id: UUID | None, page: Path
+) -> None:
+    store = PostgresReportStore(application.database)
+    detail = await store.detail(run_id)
+    assert detail is not None
+    other_id = other_id or await store.before(run_id)
+    job = detail.report.run.job
+    detail = replace(
+        detail,
+        report=replace(detail.report, outlook=await outlook_of(application, found, job)),
+        other=None if other_id is None else await store.report(other_id),
+        context=run_context(detail.report.run, application.settings, found.pipelines.get(job)),
+    )
+    text = render_page(detail, program="etl", written_at=datetime.now(UTC))
+    await asyncio.to_thread(_write, page, text)
+    say(f"wrote {page}")
+
+
+def _write(page: Path, text: str) -> None:
+    try:
+        page.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot be written: {error.strerror}",
+            setting=f"--html {page}",
+            remedy="name a file in a folder that exists",
+        ) from None
+
+
+def _paint() -> Paint:
+    """Colour on a terminal that has it and whose owner did not refuse it (NO_COLOR)."""
+    console = Console()
+    return ansi if console.is_terminal and console.color_system and not console.no_color else plain
+
+
+def _print(lines: Sequence[str]) -> None:
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    for line in lines:
+        out.file.write(line + "\n")

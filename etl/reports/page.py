@@ -1,0 +1,184 @@
+"""A run as one page that can be mailed: a file of its own, without script, network or build step.
+
+Everything comes through a template that escapes; what would still reorder or hide text on the page (control and
+bidirectional characters) is written out before. The page stays under `LIMIT` whatever rows hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from etl.core.comparison import brief, compare
+from etl.core.report import ErrorGroup, RunDetail, SetAside, against_usual, rate, verdict
+from etl.core.run import Run
+from etl.core.sanitise import redact, showable
+from etl.core.stages import StageCounts, quantile
+from etl.durations import format_duration
+from etl.reports import svg, words
+
+LIMIT = 1_000_000  # bytes
+_CUT = "... ({:,} characters in all)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How much of what has no bound of its own a page shows: rows and characters."""
+
+    rows: int
+    payload: int
+    groups: int
+    traceback: int
+    text: int
+
+
+_ROOMS = (_Room(50, 2_000, 20, 6_000, 600), _Room(50, 600, 12, 2_000, 300), _Room(15, 200, 8, 600, 120))
+
+
+def render_page(detail: RunDetail, *, program: str, written_at: datetime) -> str:
+    """The page as HTML text of less than `LIMIT` bytes; commands to type begin with `program`."""
+    text = ""
+    for room in _ROOMS:
+        text = _environment().get_template("page.html.j2").render(_facts(detail, room, program, written_at))
+        if len(text.encode("utf-8", "backslashreplace")) < LIMIT:
+            break
+    return text
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("etl.reports", "page_parts"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_harmless,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "count": words.count,
+        "duration": lambda seconds: "-" if seconds is None else format_duration(seconds),
+        "brief": lambda seconds: "-" if seconds is None else brief(seconds),
+        "moment": _moment,
+        "line": words.one_line,
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def _harmless(value: Any) -> Any:
+    """What an expression of the template comes to: secrets blanked, control and bidirectional characters escaped."""
+    return showable(redact(value)) if type(value) is str else value
+
+
+def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -> dict[str, Any]:
+    report = detail.report
+    run = report.run
+    past = report.usual
+    total = detail.batches_total
+    comparison = None if detail.other is None else compare(report, detail.other)
+    return {
+        "run": run,
+        "short": str(run.run_id)[:8],
+        "verdict": verdict(run),
+        "against_usual": against_usual(run, past),
+        "when": words.when(run),
+        "books": words.books(run),
+        "off": run.state.is_final and not run.counts.balanced,
+        "rate": rate(run),
+        "error": _cut(run.error, room.text) if run.error else None,
+        "outlook": report.outlook,
+        "backlog": words.backlog(report.outlook) if report.outlook else None,
+        "fires": words.upcoming(report.outlook) if report.outlook else None,
+        "commands": words.follow_up(report, program),
+        "flow": svg.row_flow(run.counts) if run.counts.claimed else None,
+        "stages": [_stage(stage, report.stages) for stage in report.stages],
+        "timeline": svg.waterfall(detail.batches, _seconds(detail), report.slices, detail.batches_total)
+        if detail.batches
+        else None,
+        "batches_shown": len(detail.batches),
+        "batches_total": total,
+        "busy_s": detail.batches_busy_s,
+        "throughput": svg.throughput(report.slices, past) if report.slices else None,
+        "groups": [_group(group, room, run, program) for group in report.errors[: room.groups]],
+        "groups_total": len(report.errors),
+        "gone": [(each, _cut(each.example, room.text)) for each in report.gone[: room.groups]],
+        "set_aside": [_row(row, room) for row in detail.set_aside[: room.rows]],
+        "set_aside_total": detail.set_aside_total,
+        "replay": f"{program} replay {run.job} --run {str(run.run_id)[:8]}",
+        "history": svg.history([*reversed(report.former), run], past) if report.former else None,
+        "former": [(each, rate(each)) for each in report.former[:10]],
+        "comparison": comparison,
+        "context": [(name, _cut(value, room.payload)) for name, value in detail.context],
+        "written_at": written_at,
+        "marks": _OUTCOME_MARKS,
+    }
+
+
+# A shape beside each word, so that no state is told by its colour alone.
+_OUTCOME_MARKS = {
+    "queued": "\u25cb", "running": "\u25d0", "succeeded": "\u2713", "partial": "\u25b2", "failed": "\u2717",
+    "crashed": "\u2717", "timed_out": "\u29d6", "cancelled": "\u25a0",
+}  # fmt: skip
+
+
+def _seconds(detail: RunDetail) -> float:
+    ends = [span.end_s for span in detail.batches]
+    return max([detail.report.run.duration_s or 0.0, *ends, 1e-6])
+
+
+def _stage(stage: StageCounts, stages: Sequence[StageCounts]) -> dict[str, Any]:
+    total = sum(each.busy_s for each in stages)
+    return {
+        "counts": stage,
+        "latency": words.latency(stage),
+        "longest": quantile(stage.calls, 1.0),
+        "share": stage.busy_s / total if total else 0.0,
+    }
+
+
+def _group(group: ErrorGroup, room: _Room, run: Run, program: str) -> dict[str, Any]:
+    return {
+        "group": group,
+        "example": _cut(group.example, room.text),
+        "traceback": _tail(group.traceback, room.traceback) if group.traceback else None,
+        "replay": words.replay_command(run, group.error_type, program) if group.open_rows else None,
+    }
+
+
+def _row(row: SetAside, room: _Room) -> dict[str, Any]:
+    return {
+        "row": row,
+        "key": _cut(row.key, 200),
+        "message": _cut(row.message, room.text),
+        "payload": None if row.payload is None else _payload(row.payload, row.payload_size, room.payload),
+    }
+
+
+def _payload(text: str, size: int, limit: int) -> str:
+    """JSON with its lines and indents where it is short enough to be whole; secrets blanked before anything is cut."""
+    if size <= len(text) and size <= limit:
+        text = json.dumps(json.loads(text), ensure_ascii=False, indent=2)
+    blanked = redact(text)
+    return blanked if len(blanked) <= 2 * limit and size <= limit else blanked[:limit] + _CUT.format(size)
+
+
+def _cut(text: str, limit: int) -> str:
+    text = redact(text)
+    return text if len(text) <= limit else text[:limit] + _CUT.format(len(text))
+
+
+def _tail(text: str, limit: int) -> str:
+    """The end of a traceback says what happened."""
+    text = redact(text)
+    return text if len(text) <= limit else f"... {text[-limit:]}"
+
+
+def _moment(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S %Z}"
