@@ -245,6 +245,46 @@ async def test_a_run_of_ten_thousand_batches_is_reported_fast_and_on_less_than_a
     assert "10,000,000 claimed = 9,999,000 written + 1,000 quarantined" in text
 
 
+UNFINISHED = """
+    INSERT INTO etl.run (run_id, job, trigger, overlap_key, state, queued_at, started_at, ended_at, lease_until, claimed,
+                         written, filtered, quarantined, deferred, released, vanished, retried, batches, error_type)
+    SELECT md5(state)::uuid, state, 'cron', state, state, t, t, CASE state WHEN 'crashed' THEN t + interval '9 s' END,
+           t + lease, CASE state WHEN 'crashed' THEN 20 END, 10, 0, 0, 0, CASE state WHEN 'crashed' THEN 10 END,
+           0, 0, 2, 'LeaseExpired'
+      FROM (VALUES ('running', clock_timestamp() - interval '10 s', interval '1 h'),
+                   ('crashed', clock_timestamp() - interval '1 day', interval '8 s')) AS r (state, t, lease);
+    INSERT INTO etl.batch (token, run_id, job, source, number, state, claimed, written, opened_at, ended_at)
+    SELECT md5(r.job || n)::uuid, r.run_id, r.job, r.job, n, CASE WHEN n = 1 THEN 'done' WHEN r.job = 'running' THEN
+           'open' ELSE 'replaced' END, 10, CASE n WHEN 1 THEN 10 ELSE 0 END, r.started_at + n * interval '1 s',
+           CASE WHEN n = 1 THEN r.started_at + interval '2 s' WHEN r.job = 'crashed' THEN clock_timestamp() END
+      FROM etl.run r, generate_series(1, 2) n"""
+
+
+async def test_a_run_that_is_going_on_and_one_that_crashed_are_reported_as_far_as_they_got(
+    project: Project, db: Db, database: Database
+) -> None:
+    await db.execute(UNFINISHED)
+
+    running, crashed, *pages = await asyncio.gather(
+        etl(project, "report", "running"),
+        etl(project, "report", "crashed"),
+        etl(project, "report", "running", "--html", "running.html"),
+        etl(project, "report", "crashed", "--html", "crashed.html"),
+    )
+    detail = await PostgresReportStore(database).detail(await db.fetchval("SELECT md5('crashed')::uuid"))
+
+    assert [0] * 4 == [each.code for each in (running, crashed, *pages)]
+    assert "Is running: 20 rows claimed so far, 10 written." in running.out
+    assert "books so far: 20 claimed, 10 accounted for" in running.out
+    assert "Its process died with 10 rows in hand" in crashed.out
+    assert "books balance: 20 claimed = 10 written + 10 released" in crashed.out
+    assert "open" in text_of((project.folder / "running.html").read_text())
+    assert "10 rows, 7.00 s, replaced" in text_of((project.folder / "crashed.html").read_text())
+    assert detail is not None
+    assert [2.0, 9.0] == [round(span.end_s, 3) for span in detail.batches], "held until its run ended, not longer"
+    assert 10 == sum(each.rows for each in detail.report.slices)
+
+
 # The browser
 
 FLAGS = [
