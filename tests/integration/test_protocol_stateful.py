@@ -57,7 +57,7 @@ from tests.conftest import Where
 
 SEED = int(os.environ.get("ETL_STATEFUL_SEED", "20130101"))
 NIGHTLY = int(os.environ.get("ETL_STATEFUL_EXAMPLES", "0"))
-EXAMPLES = NIGHTLY or 40
+EXAMPLES = NIGHTLY or 30
 TWIN_EXAMPLES = 300  # a twin is found long before
 STEPS = 50
 
