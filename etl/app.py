@@ -19,7 +19,7 @@ from etl.config import Settings
 from etl.core.backfill import FireTime, Only, wanted
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Blocker, RunRequest, Tracing, WorkerIdentity
+from etl.core.ports import Blocker, Pool, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
 from etl.core.sink import TableSink
@@ -231,7 +231,8 @@ class Application:
         def stopping() -> bool:
             return hand.control.stopping
 
-        return Starter(self.store, self.worker, tools.heartbeat, self.settings.lease, hand.tell, stopping)
+        pools = [Pool(name, size) for name, size in self.settings.pools.items()]
+        return Starter(self.store, self.worker, tools.heartbeat, self.settings.lease, hand.tell, stopping, pools)
 
     async def _drive(
         self, tools: Tools, pipeline: Pipeline, run: Run, started: float, hand: HandControls, starter: Starter

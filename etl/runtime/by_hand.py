@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from etl.core.ports import Blocker, RunRequest, RunStore, WorkerIdentity
+from etl.core.ports import Blocker, Pool, RunRequest, RunStore, WorkerIdentity
 from etl.core.run import Run, RunState
 from etl.runtime.heartbeat import Heartbeat
 
@@ -26,6 +26,7 @@ class Starter:
         lease: timedelta,
         tell: Callable[[str], None],
         stopping: Callable[[], bool],
+        pools: Sequence[Pool] = (),
     ) -> None:
         self._store = store
         self._worker = worker
@@ -33,6 +34,7 @@ class Starter:
         self._lease = lease
         self._tell = tell
         self._stopping = stopping
+        self._pools = pools
 
     async def start(self, request: RunRequest) -> tuple[Run | Blocker, float]:
         """The run, recorded as running here, or the active run that blocks it; and when (`time.monotonic()`).
@@ -80,6 +82,10 @@ class Starter:
         """A queued run: ours to start if we caused it or nobody else does; None to look again."""
         if ours or queued.waiting > self._lease:
             self._tell(f"starting {queued.run_id}, which was queued and that nobody has started")
-            return await self._store.start_queued([queued.job], self._worker, self._lease, [], queued.run_id)
+            run = await self._store.start_queued(
+                [queued.job], self._worker, self._lease, [], queued.run_id, self._pools
+            )
+            if run is not None:
+                return run
         await asyncio.sleep(_LOOK_AGAIN)
         return None

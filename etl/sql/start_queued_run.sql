@@ -1,6 +1,6 @@
 -- Start the oldest queued run of the jobs this worker knows (or one run by its id) for which there is a place, or find
 -- the one that an earlier issue of this statement started although its answer was lost.
---   $1 jobs   $2 worker   $3 host   $4 pid   $5 lease in seconds   $6 runs already in hand   $7 this run only (or null)
+--   $1 jobs   $2 worker   $3 host   $4 pid   $5 lease in seconds   $6 runs already in hand   $7 this run only (or null), even if it is late or paused
 --   $8, $9 pools and their sizes
 WITH mine AS (
     SELECT run_id
@@ -30,7 +30,7 @@ WITH mine AS (
      WHERE q.state = 'queued' AND q.job = ANY ($1::text[]) AND ($7::uuid IS NULL OR q.run_id = $7)
        AND (q.slot >= 0 OR place.slot IS NOT NULL)
        AND (q.pool IS NULL OR seat.pool_slot IS NOT NULL)
-       AND (q.start_by IS NULL OR q.start_by > clock_timestamp())
+       AND ($7::uuid IS NOT NULL OR q.start_by IS NULL OR q.start_by > clock_timestamp())
        AND ($7::uuid IS NOT NULL
             OR NOT EXISTS (SELECT 1 FROM etl.job j WHERE j.job = q.job AND j.paused_at IS NOT NULL))
        AND NOT EXISTS (SELECT 1 FROM mine)

@@ -268,3 +268,19 @@ async def test_what_cannot_be_scheduled_is_told_by_check_and_stops_nothing_else(
     assert "FAULT  job pooled: pool: there is no pool 'api' (give its size in etl.toml: [pools] api = 4" in checked.out
     assert {"idle", "once"} == {row["job"] for row in await db.fetch("SELECT DISTINCT job FROM etl.run")}
     assert {"idle", "once"} == {row["job"] for row in await db.fetch("SELECT DISTINCT job FROM etl.schedule")}
+
+
+async def test_a_run_by_hand_takes_over_a_late_queued_one_of_a_pool_that_nobody_starts(
+    project: Project, db: Db
+) -> None:
+    """It would wait for that one for ever otherwise."""
+    project.write_job(CLOCKS)
+    project.settings |= {"pools": '{"api": 1}'}
+    queued = await db.fetchval("""
+        INSERT INTO etl.run (run_id, job, trigger, overlap_key, state, pool, queued_at, start_by)
+        VALUES (gen_random_uuid(), 'pooled', 'cron', 'pooled', 'queued', 'api', now() - interval '1 h', now())
+        RETURNING run_id""")
+
+    done = await asyncio.to_thread(project.etl, "run", "pooled", "--json")
+
+    assert (0, str(queued), "succeeded") == (done.code, done.json["run_id"], done.json["status"])
