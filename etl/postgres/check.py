@@ -111,7 +111,7 @@ class _Check:
         if len(self._findings.faults) > before:
             return  # every other statement contains it
         handled = len(source.key) + 1  # the keys' columns and the versions
-        await self._try("done", source.complete, parameters=handled)
+        await self._try("done", source.complete, parameters=handled + 2)  # and the bounds
         if source.fail is not None:
             await self._try("failed", source.fail, parameters=handled)
         if source.query is not None:

@@ -11,9 +11,11 @@ pieces: halves inside savepoints, down to the rows that are to blame.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -32,6 +34,7 @@ from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
 
 DEFER_FOR = timedelta(seconds=5)
+_position = itemgetter(0)  # of a result: where its row stands in the batch
 _LOCKED = ErrorText("RowLocked", "another session holds a lock on this row", "")
 
 
@@ -83,9 +86,7 @@ class Completion:
         self._finishing = finishing
         self._batch = batch
         self._processed = processed
-        self._outputs: dict[int, list[Any]] = {}
-        for position, value in processed.outputs:
-            self._outputs.setdefault(position, []).append(value)
+        self._with_output = {position for position, _ in processed.outputs}
 
     async def run(self, *, carry: Batch | None = None) -> Counts:
         """Complete the batch. `carry` are rows claimed with it that go on under a token of their own, from the same
@@ -121,7 +122,7 @@ class Completion:
         return known
 
     async def _whole(self, connection: Connection, progress: _Progress) -> None:
-        done = sorted([*self._outputs, *self._processed.filtered])
+        done = self._to_be_done
         try:
             await self._mark_and_write(connection, progress, done)
         except Exception as error:
@@ -131,9 +132,16 @@ class Completion:
 
     async def _in_pieces(self, connection: Connection, progress: _Progress) -> None:
         await connection.execute(IMPATIENTLY)  # in this second try a locked row comes back later
-        done = sorted([*self._outputs, *self._processed.filtered])
+        done = self._to_be_done
         progress.locked = await self._locked(connection, done)
         await self._halve(connection, progress, [position for position in done if position not in progress.locked])
+
+    @property
+    def _to_be_done(self) -> Sequence[int]:
+        """Positions of the rows that came through, in key order."""
+        if len(self._with_output) == len(self._batch):
+            return range(len(self._batch))
+        return sorted([*self._with_output, *self._processed.filtered])
 
     async def _locked(self, connection: Connection, positions: Sequence[int]) -> set[int]:
         """Rows that are as they were claimed but locked by another session."""
@@ -166,7 +174,7 @@ class Completion:
             progress.locked.add(position)
             return
         progress.failures[position] = Failure.of(self._finishing.sink_name, error)
-        progress.sink.rows_in += len(self._outputs.get(position, ()))
+        progress.sink.rows_in += sum(1 for where, _ in self._processed.outputs if where == position)
         progress.sink.quarantined += 1
 
     async def _mark_and_write(self, connection: Connection, progress: _Progress, positions: Sequence[int]) -> None:
@@ -176,8 +184,7 @@ class Completion:
         if self._checks_late:
             await connection.execute("SET CONSTRAINTS ALL DEFERRED")
         taken = await self._mark(connection, positions)
-        missing = [position for position in positions if position not in taken]
-        rows = [value for position in positions if position in taken for value in self._outputs.get(position, ())]
+        rows = self._results_of(taken)
         if rows and self._finishing.writer is not None:
             started = time.perf_counter()
             await self._finishing.writer.write(connection, rows)
@@ -185,9 +192,19 @@ class Completion:
         await self._check_now(connection)
         progress.sink.rows_in += len(rows)
         progress.sink.rows_out += len(rows)
-        progress.written |= taken & self._outputs.keys()
-        progress.filtered |= taken - self._outputs.keys()
-        progress.vanished.update(missing)
+        progress.written |= taken & self._with_output
+        progress.filtered |= taken - self._with_output
+        if len(taken) < len(positions):
+            progress.vanished.update(position for position in positions if position not in taken)
+
+    def _results_of(self, taken: set[int]) -> list[Any]:
+        """The results of these rows, in key order."""
+        outputs = self._processed.outputs
+        if taken >= self._with_output:
+            return [value for _, value in outputs]
+        first = bisect_left(outputs, min(taken, default=0), key=_position)
+        last = bisect_right(outputs, max(taken, default=-1), key=_position)
+        return [value for position, value in outputs[first:last] if position in taken]
 
     @property
     def _checks_late(self) -> bool:
@@ -200,12 +217,16 @@ class Completion:
 
     async def _mark(self, connection: Connection, positions: Sequence[int]) -> set[int]:
         """Mark rows done; those that were still as they had been claimed."""
-        marked = await connection.fetch(self._table.complete, *self._parameters(positions))
-        if any(row[1] for row in marked):
+        bounds = [self._batch.key(positions[0]), self._batch.key(positions[-1])]
+        marked = await connection.fetchrow(self._table.complete, *self._parameters(positions), *bounds)
+        assert marked is not None
+        _, still_pending, only = marked
+        if still_pending:
             raise self._misdeclared("done", "leaves the row pending", "make it change what `pending` looks at")
-        taken = {positions[row[0]] for row in marked}
-        if len(taken) < len(positions):
-            await self._require_changed(connection, [position for position in positions if position not in taken])
+        if only is None:
+            return set(positions)
+        taken = {positions[index] for index in only}
+        await self._require_changed(connection, [position for position in positions if position not in taken])
         return taken
 
     async def _require_changed(self, connection: Connection, positions: Sequence[int]) -> None:

@@ -2,7 +2,8 @@
 
 The batch goes stage by stage. A row that raises is looked at alone: if its processor's policy grants another attempt
 it waits for it in a task of its own, and goes through the rest of the stages when it succeeds, while its neighbours
-go on; otherwise it becomes a failure. Nothing but the user's function is called per row.
+go on; otherwise it becomes a failure. Per row there is the user's function, its context and next to nothing else:
+each line in the loops below is paid a thousand times a batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 from etl.core.batch import Batch, Failure, Processed
@@ -21,12 +23,16 @@ from etl.core.stages import StageCounts, histogram
 from etl.processors.retrying import GaveUpError, call_again
 
 
-class Item(NamedTuple):
-    """One event on its way. `path` keeps fanned-out results of a row in order."""
+class Item:
+    """One event on its way; each stage's result takes the place of the value. `path` keeps what a row was fanned out
+    to in order."""
 
-    ordinal: int
-    path: tuple[int, ...]
-    value: Any
+    __slots__ = ("ordinal", "path", "value")
+
+    def __init__(self, ordinal: int, path: tuple[int, ...], value: Any) -> None:
+        self.ordinal = ordinal
+        self.path = path
+        self.value = value
 
 
 class Raised(NamedTuple):
@@ -95,15 +101,17 @@ class _Stage:
     ) -> _Done:
         target, clock = self._target, time.perf_counter
         done: _Done = []
+        started = clock()
         for item in items:
-            started = clock()
             try:
                 done.append((item, await target(Context(context, (item.ordinal,)), item.value)))
             except BaseException as error:
                 if _is_ours(error):
                     raise
                 on_error(Raised(item, error, started))
-            seconds.append(clock() - started)
+            ended = clock()
+            seconds.append(ended - started)
+            started = ended
         return done
 
     def _call_each(
@@ -111,17 +119,20 @@ class _Stage:
     ) -> _Done:
         target, clock = self._target, time.perf_counter
         done: _Done = []
+        started = clock()
         for item in items:
             if stop.is_set():
                 break
-            started = clock()
             try:
-                done.append((item, _plain(target(Context(context, (item.ordinal,)), item.value))))
+                result = target(Context(context, (item.ordinal,)), item.value)
+                done.append((item, _plain(result) if result.__class__ is CoroutineType else result))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 on_error(Raised(item, error, started))
-            seconds.append(clock() - started)
+            ended = clock()
+            seconds.append(ended - started)
+            started = ended
         return done
 
     async def call(self, context: Context, value: Any) -> Any:
@@ -145,7 +156,7 @@ class Passage:
         self._stages = stages
         self._batch = batch
         self._context = context
-        self._outputs: dict[int, list[Item]] = {}
+        self._finished: list[Item] = []  # in row order, but for rows that were retried
         self._failures: dict[int, Failure] = dict(batch.unreadable)
         self._retried: set[int] = set()
         self._tasks: dict[asyncio.Task[None], int] = {}
@@ -154,7 +165,8 @@ class Passage:
     async def start(self) -> None:
         """Call every stage for every row that could be read."""
         unreadable = self._batch.unreadable
-        await self._advance([Item(n, (), row) for n, row in enumerate(self._batch.rows) if n not in unreadable], 0)
+        items = [Item(n, (), row) for n, row in enumerate(self._batch.rows)]
+        await self._advance([item for item in items if item.ordinal not in unreadable] if unreadable else items, 0)
 
     async def wait(self, timeout: float | None = None) -> list[int]:
         """Wait up to `timeout` seconds for rows in retry; their positions if any are left."""
@@ -174,19 +186,22 @@ class Passage:
 
         A row fails as a whole; it is filtered when nothing of it is left.
         """
+        if self._retried:
+            self._finished.sort(key=lambda item: (item.ordinal, item.path))
         processed = Processed()
-        for position, ordinal in enumerate(ordinals):
-            failure = self._failures.get(ordinal)
-            outputs = self._outputs.get(ordinal)
-            if failure is not None:
-                processed.failures[position] = failure
-            elif outputs:
-                outputs.sort(key=lambda item: item.path)
-                processed.outputs += [(position, item.value) for item in outputs]
-            else:
-                processed.filtered.append(position)
-            if ordinal in self._retried:
-                processed.retried.add(position)
+        positions = {ordinal: position for position, ordinal in enumerate(ordinals)}
+        if self._failures:
+            processed.failures = {positions[n]: self._failures[n] for n in ordinals if n in self._failures}
+        failed = self._failures
+        processed.outputs = [
+            (positions[item.ordinal], item.value)
+            for item in self._finished
+            if item.ordinal in positions and item.ordinal not in failed
+        ]
+        settled = {position for position, _ in processed.outputs} | processed.failures.keys()
+        if len(settled) < len(positions):
+            processed.filtered = [position for position in range(len(positions)) if position not in settled]
+        processed.retried = {positions[ordinal] for ordinal in self._retried if ordinal in positions}
         for counts, seconds in zip(self._counts, self._seconds, strict=True):
             counts.busy_s = sum(seconds)
             counts.calls = histogram(seconds)
@@ -209,8 +224,7 @@ class Passage:
             self._counts[position].rows_in += len(items)
             items = self._follow(await self._call_stage(items, position), position)
             position += 1
-        for item in items:
-            self._outputs.setdefault(item.ordinal, []).append(item)
+        self._finished += items
 
     async def _call_stage(self, items: list[Item], position: int) -> _Done:
         stage = self._stages[position]
@@ -228,12 +242,14 @@ class Passage:
         counts = self._counts[position]
         following: list[Item] = []
         for item, result in results:
-            if result is None or result == []:
+            if result is None:
                 counts.filtered += 1
             elif isinstance(result, list):
+                counts.filtered += not result
                 following += [Item(item.ordinal, (*item.path, n), value) for n, value in enumerate(result)]
             else:
-                following.append(Item(item.ordinal, item.path, result))
+                item.value = result
+                following.append(item)
         counts.rows_out += len(following)
         return following
 

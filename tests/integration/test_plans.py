@@ -203,7 +203,7 @@ async def test_the_cost_of_a_claim_does_not_grow_with_what_is_done(scene: Scene,
             await holder.complete(batch, written(batch))
             last = ids(batch)[-1]
             sql = f"EXPLAIN (FORMAT JSON) {holder.claimant.table.complete}"
-            plans += await scene.value(sql, *batch.keys, batch.versions)
+            plans += await scene.value(sql, *batch.keys, batch.versions, batch.key(0), batch.key(len(batch) - 1))
         late = await explainer.claim(last)
         await scene.execute(_HISTORY, holder.run_id)
         with_history = await explainer.claim(last)
