@@ -145,7 +145,7 @@ class Claim:
         for after, before in gaps(segment.after, reserved):
             rows = await self._rows_in_gap(after, before, segment.last, most)
             if rows:
-                batch = self._batch(token, rows, crashes=rows[0][1])
+                batch = self._batch(token, rows, crashes=self._crashes(rows[0]))
                 await self._record(batch)
                 return Answer(batch, self._after(self._key(rows[-1])))
         rest = self._segments[1:]
@@ -161,8 +161,8 @@ class Claim:
         if not self._table.replay or not rows:
             return rows
         # Rows whose process died in a replay before come back like suspects of a claim.
-        crashes = rows[0][1]
-        alike = next((n for n, row in enumerate(rows) if row[1] != crashes), len(rows))
+        crashes = self._crashes(rows[0])
+        alike = next((n for n, row in enumerate(rows) if self._crashes(row) != crashes), len(rows))
         return rows[: min(alike, piece_size(self._claimant.batch_size, crashes))]
 
     async def _rows_between(self, lo: Key, hi: Key, limit: int | None) -> list[asyncpg.Record]:
@@ -185,20 +185,25 @@ class Claim:
             statement("insert_batch"), token, run_id, job, source, number, state, lo, hi, crashes, replay, claimed
         )
 
+    def _crashes(self, row: asyncpg.Record) -> int:
+        crashes: int = row[len(self._table.columns) + 1]
+        return crashes
+
     def _key(self, row: asyncpg.Record) -> Key:
-        return list(row[2 : 2 + len(self._table.key)])
+        return list(row[len(self._table.columns) + 2 :])
 
     def _batch(self, token: UUID, rows: Sequence[asyncpg.Record], crashes: int) -> Batch:
-        """Rows as read (version, crashes, key parts, columns) -> a batch."""
-        width = len(self._table.key)
+        """Rows as read (columns, version, crashes, key parts) -> a batch."""
         names = self._table.columns
+        version = len(names)
+        keys = range(version + 2, version + 2 + len(self._table.key))
         return Batch(
             token=token,
             number=self._number,
             source=self._table.name,
-            rows=[dict(zip(names, row[2 + width :], strict=True)) for row in rows],
-            keys=[[row[2 + n] for row in rows] for n in range(width)],
-            versions=[row[0] for row in rows],
+            rows=[dict(zip(names, row, strict=False)) for row in rows],
+            keys=[[row[n] for row in rows] for n in keys],
+            versions=[row[version] for row in rows],
             crashes=crashes,
         )
 

@@ -31,7 +31,7 @@ from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.quarantine import IMPATIENTLY, Quarantine
 from etl.postgres.statements import statement
-from etl.postgres.user_table import UserTable
+from etl.postgres.user_table import UserTable, row_parameters
 
 DEFER_FOR = timedelta(seconds=5)
 _position = itemgetter(0)  # of a result: where its row stands in the batch
@@ -320,13 +320,6 @@ class Completion:
     def _parameters(self, positions: Sequence[int]) -> list[Any]:
         """The key columns and versions of rows, as statements take them."""
         return row_parameters(self._batch, positions)
-
-
-def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
-    """One array per key column and one of versions, for the rows at these positions."""
-    if len(positions) == len(batch):
-        return [*batch.keys, batch.versions]
-    return [*([column[n] for n in positions] for column in batch.keys), [batch.versions[n] for n in positions]]
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
 from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.statements import statement
-from etl.postgres.user_table import UserTable
+from etl.postgres.user_table import UserTable, row_parameters
 
 # A row that another session has locked is not worth waiting for.
 IMPATIENTLY = "SET LOCAL lock_timeout = '200ms'"
@@ -75,7 +75,7 @@ class Quarantine:
     async def _unchanged(self, positions: Sequence[int]) -> dict[int, Snapshot]:
         """Rows that are still as they were claimed, by position."""
         assert self._table is not None
-        parameters, sql = self._parameters(positions), self._table.unchanged()
+        parameters, sql = row_parameters(self._batch, positions), self._table.unchanged()
         try:
             rows = await self._in_savepoint(lambda: self._connection.fetch(sql, *parameters))
         except asyncpg.PostgresError as error:
@@ -91,7 +91,9 @@ class Quarantine:
             return {}
         await self._connection.execute(IMPATIENTLY)
         try:
-            marked = await self._in_savepoint(lambda: self._connection.fetch(sql, *self._parameters(positions)))
+            marked = await self._in_savepoint(
+                lambda: self._connection.fetch(sql, *row_parameters(self._batch, positions))
+            )
         except asyncpg.PostgresError as error:
             if classify(error) is not Fault.data and sqlstate_of(error) != LOCK_NOT_AVAILABLE:
                 raise
@@ -145,10 +147,6 @@ class Quarantine:
             [rows[position].payload for position in positions],
             [rows[position].exact for position in positions],
         )
-
-    def _parameters(self, positions: Sequence[int]) -> list[Any]:
-        batch = self._batch
-        return [*([column[n] for n in positions] for column in batch.keys), [batch.versions[n] for n in positions]]
 
 
 def _bounded(payload: str | None) -> str | None:

@@ -12,7 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+from etl.core.batch import Batch
 from etl.core.table import Column, Table, quote_identifier
 
 # Names of ours inside composed statements; a colon keeps them apart from any sane column.
@@ -254,7 +256,7 @@ RETURNING {", ".join(returning)}
         arrays = [f"${n}::text[]" for n, _ in self._numbered]
         if versions:
             names.append(_VERSION)
-            arrays.append(f"${len(self.key) + 1}::xid[]")
+            arrays.append(f"${len(self.key) + 1}::text::xid[]")
         return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS {_HANDLED} ({', '.join([*names, _ORDINAL])})"
 
     def _handled_key(self, column: Column, number: int) -> str:
@@ -304,7 +306,7 @@ RETURNING {", ".join(returning)}
         crashes = f"{_ISSUE}.replay_crashes" if self.replay else "0"
         limits = "".join(f"\n   AND {bound}" for bound in bounds)
         return f"""
-SELECT {", ".join([f"{self._alias}.xmin", crashes, *keys, *columns])}
+SELECT {", ".join([*columns, f"{self._alias}.xmin", crashes, *keys])}
   FROM {self._rows_in_question()}{limits}{"" if self.replay else self._not_held}
  ORDER BY {self._order()}
  LIMIT $4
@@ -319,6 +321,21 @@ SELECT {", ".join([f"{self._alias}.xmin", crashes, *keys, *columns])}
         WHERE {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.key = {self._key_json} AND {_ISSUE}.held
           AND ({_ISSUE}.state = 'open' AND {_ISSUE}.version = {self._alias}.xmin::text
                OR {_ISSUE}.state = 'deferred' AND {_ISSUE}.due_at > clock_timestamp())))"""
+
+
+def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
+    """The rows at these positions as the statements take them: an array per key column, and their versions.
+
+    The versions go as one text: the driver takes a microsecond for each number of an array.
+    """
+    if len(positions) == len(batch):
+        return [*batch.keys, _array_literal(batch.versions)]
+    keys = ([column[n] for n in positions] for column in batch.keys)
+    return [*keys, _array_literal([batch.versions[n] for n in positions])]
+
+
+def _array_literal(numbers: Sequence[int]) -> str:
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _still_open(row: str, pending: str) -> str:

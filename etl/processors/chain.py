@@ -189,19 +189,22 @@ class Passage:
         if self._retried:
             self._finished.sort(key=lambda item: (item.ordinal, item.path))
         processed = Processed()
-        positions = {ordinal: position for position, ordinal in enumerate(ordinals)}
-        if self._failures:
-            processed.failures = {positions[n]: self._failures[n] for n in ordinals if n in self._failures}
         failed = self._failures
-        processed.outputs = [
-            (positions[item.ordinal], item.value)
-            for item in self._finished
-            if item.ordinal in positions and item.ordinal not in failed
-        ]
+        if len(ordinals) == len(self._batch) and not failed:
+            processed.outputs = [(item.ordinal, item.value) for item in self._finished]
+            processed.retried = set(self._retried)
+        else:
+            positions = {ordinal: position for position, ordinal in enumerate(ordinals)}
+            processed.failures = {positions[n]: failed[n] for n in ordinals if n in failed}
+            processed.outputs = [
+                (positions[item.ordinal], item.value)
+                for item in self._finished
+                if item.ordinal in positions and item.ordinal not in failed
+            ]
+            processed.retried = {positions[ordinal] for ordinal in self._retried if ordinal in positions}
         settled = {position for position, _ in processed.outputs} | processed.failures.keys()
-        if len(settled) < len(positions):
-            processed.filtered = [position for position in range(len(positions)) if position not in settled]
-        processed.retried = {positions[ordinal] for ordinal in self._retried if ordinal in positions}
+        if len(settled) < len(ordinals):
+            processed.filtered = [position for position in range(len(ordinals)) if position not in settled]
         for counts, seconds in zip(self._counts, self._seconds, strict=True):
             counts.busy_s = sum(seconds)
             counts.calls = histogram(seconds)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from etl.core.batch import Batch
 from etl.core.sink import key_columns
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
+from etl.sources.ahead import Ahead
 
 MAX_BATCH_SIZE = 100_000
 MAX_CONCURRENCY = 64
@@ -66,14 +68,19 @@ class BatchProcessingSource(TableSource):
 
     async def cycle(self, *args: Any, **kwargs: Any) -> None:
         """Claim and finish batches until a full sweep over the key finds nothing more."""
-        async with asyncio.TaskGroup() as lanes:
-            for _ in range(self.concurrency):
-                lanes.create_task(self._lane())
-
-    async def _lane(self) -> None:
         await self.pipeline.ready()
-        while (batch := await self.pipeline.claim()) is not None:
-            await self.pipeline.finish(batch)
+        async with asyncio.TaskGroup() as lanes:
+            ahead = Ahead(self._claim, lanes.create_task)
+            for _ in range(self.concurrency):
+                lanes.create_task(self._lane(ahead))
+
+    async def _lane(self, ahead: Ahead) -> None:
+        while (batch := await ahead.next()) is not None:
+            async with ahead.in_hand():
+                await self.pipeline.finish(batch)
+
+    async def _claim(self) -> Batch | None:
+        return await self.pipeline.claim()
 
 
 def _require_text(setting: str, text: Any) -> None:

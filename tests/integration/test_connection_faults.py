@@ -21,6 +21,7 @@ import pytest
 
 import etl.app
 import etl.postgres.database
+import etl.sources.ahead
 from etl import BatchProcessingSource, Context, CronTrigger, Pipeline, PostgresSink, Retry, processor
 from etl.app import Application, HandControls, connection_settings
 from etl.config import Settings
@@ -163,6 +164,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(etl.postgres.database, "_LONGEST_DELAY", 0.05)
 
 
+@pytest.fixture(autouse=True)
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch is claimed ahead, so that the statements of a run come in one order."""
+    monkeypatch.setattr(etl.sources.ahead, "QUICK", 0.0)
+
+
 @pytest.fixture
 def heartbeats_apart(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats go straight to the server, so that the statements of a run come in one order."""
@@ -258,6 +265,18 @@ async def test_a_connection_cut_at_any_statement_costs_no_row_and_doubles_none(b
     assert wrong == []
     assert await violations(bench.db) == []
     assert missing(spots) == []
+
+
+async def test_claims_made_ahead_survive_a_cut_at_every_commit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection writes a batch, the other claims the next; whichever breaks, and when."""
+    spots = [spot for spot in await bench.spots() if spot.sql == "COMMIT"]
+    monkeypatch.setattr(etl.sources.ahead, "QUICK", 3600.0)
+
+    wrong = [line for spot in spots for cut in (Cut.BEFORE, Cut.AFTER) for line in await broken(bench, spot, cut)]
+
+    assert wrong == []
+    assert await violations(bench.db) == []
+    assert len(spots) >= 5
 
 
 @pytest.mark.parametrize("cut", [Cut.DURING, Cut.STALL], ids=lambda cut: cut.name.lower())

@@ -144,7 +144,7 @@ async def test_a_run_whose_batch_is_being_completed_is_left_alone(scene: Scene, 
     async with faulty(where) as (proxy, slow):
         holder = await scene.run(database=slow)
         batch, other = await holder.must_claim(), await holder.must_claim()
-        marking = proxy.hold(r'^\s*UPDATE "public"."src"', after=True)
+        marking = proxy.hold(r'UPDATE "public"."src"', after=True)
         completion = asyncio.create_task(holder.complete(batch))
         await marking.reached()
         await holder.fall_silent()
