@@ -19,6 +19,7 @@ from rich.console import Console
 
 from etl import demo
 from etl.app import EMBEDDED, Application, open_application, start_embedded
+from etl.cli.collector import calm_collector
 from etl.config import Settings, load_settings, written_overrides
 from etl.core.overrides import Declarations
 from etl.core.pipeline import Pipeline
@@ -194,6 +195,7 @@ def with_application(settings: Settings, work: Work[T], *, migrate: bool = False
                     await migrator.apply(application.database, known)
                 elif schema:
                     await migrator.check_version(application.database, known)
+                calm_collector()
                 return await work(application)
 
         return asyncio.run(main())

@@ -17,3 +17,4 @@ class TableSource(TriggerSource):
     batch_size: int
     concurrency: int
     name: str | None
+    columns: tuple[str, ...] | None

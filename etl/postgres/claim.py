@@ -44,6 +44,7 @@ class Claimant:
     run_id: UUID
     worker_id: UUID
     batch_size: int
+    most_bytes: int | None = None
 
     def selection(self, issues: bool) -> tuple[Any, ...]:
         """The leading parameters of the statements that select rows in question."""
@@ -155,7 +156,8 @@ class Claim:
         return (replace(self._segments[0], after=key), *self._segments[1:])
 
     async def _rows_in_gap(self, after: Key | None, before: Key | None, last: Key, most: int) -> list[asyncpg.Record]:
-        sql = self._table.next_rows(after=after is not None, before=before is not None)
+        most_bytes = self._claimant.most_bytes
+        sql = self._table.next_rows(after=after is not None, before=before is not None, most_bytes=most_bytes)
         bounds = [bound for bound in (after, before) if bound is not None]
         rows = await self._connection.fetch(sql, *self._claimant.selection(self._issues), most, last, *bounds)
         if not self._table.replay or not rows:

@@ -24,6 +24,11 @@ from etl.postgres.user_table import UserTable
 _IN_KEY_ORDER = "SET LOCAL enable_sort = off"
 
 
+# Bytes of rows, as they are stored, after which a batch is full. One row more than that is always taken.
+BATCH_BYTES = 32 * 1024 * 1024
+_PAGE = 8192  # what a row has at most, unless some of it is stored elsewhere
+
+
 class QueryRowError(Exception):
     """The source's query does not give exactly one row for a claimed key."""
 
@@ -39,6 +44,7 @@ class Claims:
         self._former_hint: Key | None = None
         self._begun_at: datetime | None = None
         self._number = 0
+        self._nothing = False  # nothing to claim, to take over or to settle when the sweep began
         self.issues = False
         self.strangers = False
 
@@ -55,7 +61,7 @@ class Claims:
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers: every key in question up to the last one there is now."""
-        end, hint, self._begun_at = await self._database.unit(self._survey, local=_IN_KEY_ORDER)
+        end, hint = await self._database.unit(self._survey, local=_IN_KEY_ORDER)
         self._end, self._former_hint = end, hint
         if end is None:
             self._segments = ()
@@ -69,6 +75,8 @@ class Claims:
 
         May be issued again with the same token. Raises `RunLostError` when the run is not ours any more.
         """
+        if self._nothing:
+            return None
         while True:
             table, answer = await self._claim(token, most)
             self._segments = answer.segments
@@ -96,18 +104,28 @@ class Claims:
         facts = (self._claimant.job, self.table.name, self._claimant.run_id, self._begun_at)
         await self._database.unit(lambda connection: connection.execute(statement("settle_deferred"), *facts))
 
-    async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None, datetime]:
-        table, job = self.table, self._claimant.job
-        await connection.execute(statement("register_source"), table.name, table.key_signature)
-        source = await connection.fetchrow(statement("read_source"), table.name, job)
+    async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None]:
+        """The last key in question, and the hint."""
+        table = self.table
+        facts = (self._claimant.run_id, self._claimant.job, table.name)
+        source = await connection.fetchrow(table.survey, *facts)
+        if source is None:
+            await connection.execute(statement("register_source"), table.name, table.key_signature)
+            source = await connection.fetchrow(table.survey, *facts)
         assert source is not None
-        hint = source["position"]
+        hint: Key | None = None if table.replay else source["position"]
         if source["key"] != table.key_signature:
             hint = None
             await self._rekey(connection, source["key"])
-        selection = self._claimant.selection(issues=True) if table.replay else ()
-        end = await connection.fetchval(table.sweep_end, *selection)
-        return end, None if table.replay else hint, source["now"]
+        end: Key | None = source["last"]
+        self._begun_at = source["now"]
+        self._nothing = end is None and not source["reserved"] and not source["issues"]
+        self._claimant = replace(self._claimant, most_bytes=BATCH_BYTES if self._is_heavy(source["large"]) else None)
+        return end, hint
+
+    def _is_heavy(self, large: bool) -> bool:
+        """Whether a batch of full size may come to more bytes than one may have."""
+        return large or self._claimant.batch_size * _PAGE > BATCH_BYTES
 
     async def _rekey(self, connection: Connection, former: str) -> None:
         table = self.table

@@ -48,7 +48,10 @@ async def resolve_source(connection: Connection, source: TableSource) -> tuple[U
         done=source.done,
         failed=source.failed,
         query=source.query,
+        wanted=source.columns,
     )
+    for wanted in source.columns or ():
+        find_column(facts.table, wanted, setting="columns")
     return table, facts
 
 

@@ -24,16 +24,21 @@ _HANDLED = '"etl:handled"'
 _ISSUE = '"etl:issue"'
 _PENDING = '"etl:pending"'
 _MARKED = '"etl:marked"'
+# Types whose values have one size or a small one, and those that know their length.
+_NUMBERS = ("bool", "int2", "int4", "int8", "float4", "float8", "numeric", "money", "uuid", "oid")
+_FIXED = frozenset((*_NUMBERS, "date", "time", "timetz", "timestamp", "timestamptz", "interval"))
+_TEXT = frozenset(("text", "varchar", "bytea"))
 
 
 @dataclass(frozen=True)
 class UserTable:
     """A source table as one job sees it, resolved, with the statements on it.
 
-    `name` is the source's identity for reservations. `replay` makes the rows in question those with an open issue
-    that a replay asked for, instead of the pending ones; the first three parameters of what selects them are then the
-    replay run, the job and the source. Parameters of the statements are named in each docstring;
-    "key" stands for a JSON array of the key's parts as text, "keys" for one text array per key column.
+    `name` is the source's identity for reservations. `wanted`: the columns to read (None: all). `replay` makes the rows
+    in question those with an open issue that a replay asked for, instead of the pending ones; the first three
+    parameters of what selects them are then the replay run, the job and the source. Parameters of the statements are
+    named in each docstring; "key" stands for a JSON array of the key's parts as text, "keys" for one text array per
+    key column.
     """
 
     table: Table
@@ -44,6 +49,7 @@ class UserTable:
     failed: str | None = None
     query: str | None = None
     replay: bool = False
+    wanted: tuple[str, ...] | None = None
 
     @property
     def key_signature(self) -> str:
@@ -52,8 +58,10 @@ class UserTable:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a claim returns besides version and key: the table's columns, or nothing if `query` reads them."""
-        return () if self.query is not None else tuple(self.table.columns)
+        """What a claim returns besides version and key: the columns wanted, or nothing if `query` reads them."""
+        if self.query is not None:
+            return ()
+        return tuple(self.table.columns) if self.wanted is None else self.wanted
 
     # What a claim needs to know, and which rows it takes
 
@@ -61,6 +69,27 @@ class UserTable:
     def sweep_end(self) -> str:
         """The last key in question -> (key) or no row."""
         return f"SELECT {self._key_json} FROM {self._rows_in_question(' DESC')} ORDER BY {self._order(' DESC')} LIMIT 1"
+
+    @cached_property
+    def survey(self) -> str:
+        """$1 run, $2 job, $3 source -> key, position, now, reserved, issues, last, large; or no row.
+
+        What a sweep has to know before it begins, in one statement: by what key the source is claimed, where the job's
+        last sweep ended, whether ranges are reserved and rows set aside, the last key in question, and whether there
+        are rows too large for a page, whose size has to be looked at.
+        """
+        return f"""
+SELECT c.key, c.positions -> $2 AS position, clock_timestamp() AS now,
+       EXISTS (SELECT 1 FROM etl.batch b WHERE b.source = c.source AND b.state IN ('open', 'expired')) AS reserved,
+       EXISTS (SELECT 1 FROM etl.row_issue i
+                WHERE i.job = $2 AND i.source = $3 AND i.state IN ('open', 'deferred')) AS issues,
+       ({self.sweep_end}) AS last,
+       EXISTS (SELECT 1 FROM pg_catalog.pg_class r
+                WHERE (r.oid = {self._regclass} OR r.oid IN (SELECT relid FROM pg_partition_tree({self._regclass})))
+                  AND r.reltoastrelid <> 0 AND pg_relation_size(r.reltoastrelid) > 0) AS large
+  FROM etl.source_cursor c
+ WHERE c.source = $3 AND $1::uuid IS NOT NULL
+"""
 
     @cached_property
     def backlog(self) -> str:
@@ -85,15 +114,18 @@ SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
               ORDER BY {self._key_of_json("b.lo", row=False)}) AS reserved
 """
 
-    def next_rows(self, *, after: bool, before: bool) -> str:
-        """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, then exclusive bounds as asked for."""
+    def next_rows(self, *, after: bool, before: bool, most_bytes: int | None = None) -> str:
+        """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, then exclusive bounds as asked for.
+
+        `most_bytes`: no further row once those before have that many, as they are stored.
+        """
         bounds = [f"{self._row} <= {self._key_of_json('$5::jsonb')}"]
         number = 6
         for wanted, comparison in ((after, ">"), (before, "<")):
             if wanted:
                 bounds.append(f"{self._row} {comparison} {self._key_of_json(f'${number}::jsonb')}")
                 number += 1
-        return self._select(bounds)
+        return self._select(bounds, most_bytes)
 
     @cached_property
     def rows_between(self) -> str:
@@ -300,16 +332,42 @@ RETURNING {", ".join(returning)}
     def _pending_still(self) -> str:
         return f"(\n{self.pending}\n) IS TRUE"
 
-    def _select(self, bounds: Sequence[str]) -> str:
+    @property
+    def _regclass(self) -> str:
+        return "'" + self.table.sql.replace("'", "''") + "'::regclass"
+
+    @property
+    def _size(self) -> str:
+        """Bytes of a row's columns without a fixed width. Text is asked how long it is, what may be compressed how
+        much it takes: neither makes the server fetch what is stored outside the row."""
+        columns = [self.table.columns[name] for name in self.columns]
+        sizes = [
+            f"coalesce({'octet_length' if column.base in _TEXT else 'pg_column_size'}({self._column(column)}), 0)"
+            for column in columns
+            if column.base not in _FIXED
+        ]
+        return " + ".join(sizes) or "0"
+
+    def _select(self, bounds: Sequence[str], most_bytes: int | None = None) -> str:
         keys = [f"{self._column(column)}::text" for column in self.key]
         columns = [f"{self._alias}.{quote_identifier(name)}" for name in self.columns]
         crashes = f"{_ISSUE}.replay_crashes" if self.replay else "0"
         limits = "".join(f"\n   AND {bound}" for bound in bounds)
-        return f"""
-SELECT {", ".join([*columns, f"{self._alias}.xmin", crashes, *keys])}
-  FROM {self._rows_in_question()}{limits}{"" if self.replay else self._not_held}
+        body = f"""  FROM {self._rows_in_question()}{limits}{"" if self.replay else self._not_held}
  ORDER BY {self._order()}
  LIMIT $4
+"""
+        selected = [*columns, f"{self._alias}.xmin", crashes, *keys]
+        if most_bytes is None:
+            return f"\nSELECT {', '.join(selected)}\n{body}"
+        names = [f'"etl:{n}"' for n in range(len(selected))]
+        named = ", ".join(f"{part} AS {name}" for part, name in zip(selected, names, strict=True))
+        before = f"ORDER BY {self._order()} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
+        return f"""
+SELECT {", ".join(names)} FROM (
+SELECT {named}, coalesce(sum({self._size}) OVER ({before}), 0) AS "etl:bytes"
+{body}) AS "etl:weighed"
+ WHERE "etl:bytes" < {most_bytes}
 """
 
     @property

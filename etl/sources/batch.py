@@ -29,7 +29,8 @@ class BatchProcessingSource(TableSource):
     `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
                    somebody changes or replays it.
     `batch_size`   rows claimed at once and committed together.
-    `concurrency`  batches in flight in one run.
+    `concurrency`  batches in flight in one run; while batches are quick, one more is claimed ahead.
+    `columns`      what of a row the processors get; default: all the table's columns.
     `name`         a name of its own for the set of rows: sources of the same table share their reservations unless
                    their names differ, which is only safe where no row can be pending for both.
 
@@ -48,6 +49,7 @@ class BatchProcessingSource(TableSource):
         batch_size: int = 1000,
         concurrency: int = 1,
         name: str | None = None,
+        columns: tuple[str, ...] | None = None,
     ) -> None:
         if table is None and query is None:
             raise _refusal("table", "neither table nor query is given", "name the table whose rows wait for work")
@@ -65,6 +67,9 @@ class BatchProcessingSource(TableSource):
         self.batch_size = _whole("batch_size", batch_size, MAX_BATCH_SIZE)
         self.concurrency = _whole("concurrency", concurrency, MAX_CONCURRENCY)
         self.name = name
+        self.columns = None if columns is None else _names("columns", columns)
+        if columns is not None and query is not None:
+            raise _refusal("columns", "query= says what is read", "name the columns in its SELECT list")
 
     async def cycle(self, *args: Any, **kwargs: Any) -> None:
         """Claim and finish batches until a full sweep over the key finds nothing more."""
@@ -90,6 +95,13 @@ def _require_text(setting: str, text: Any) -> None:
         raise _refusal(setting, "contains a NUL character", "remove it")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise _refusal(setting, "contains half a character (a lone surrogate)", "remove it")
+
+
+def _names(setting: str, value: Any) -> tuple[str, ...]:
+    names = value if isinstance(value, (tuple, list)) else ()
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
+        raise _refusal(setting, f"{value!r} does not name columns, each once", f"write {setting}=('id', 'payload')")
+    return tuple(names)
 
 
 def _whole(setting: str, value: Any, most: int) -> int:

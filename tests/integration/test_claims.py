@@ -518,3 +518,51 @@ async def test_a_job_whose_key_was_changed_is_not_stopped_by_what_its_dead_run_l
 
     assert await heir.drain() == [*range(980, 1000)]
     assert await scene.fetch("SELECT state FROM etl.batch WHERE run_id = $1", dead.run_id) == ["released"]
+
+
+# How much a claim takes
+
+
+async def test_a_batch_of_large_rows_ends_where_it_has_enough_bytes(scene: Scene, monkeypatch: Any) -> None:
+    """Rows stored outside the table's pages are weighed; a row that is too large for any batch has one to itself."""
+    monkeypatch.setattr("etl.postgres.claims.BATCH_BYTES", 1_000_000)
+    await scene.fill(20)
+    await scene.execute("ALTER TABLE src ALTER v SET STORAGE EXTERNAL")
+    await scene.execute("UPDATE src SET v = repeat('x', CASE id WHEN 9 THEN 2000000 ELSE 300000 END) WHERE id < 13")
+    holder = await scene.run(batch_size=20)
+
+    claimed = [ids(await holder.must_claim()) for _ in range(4)]
+
+    assert claimed == [[1, 2, 3, 4], [5, 6, 7, 8], [9], [10, 11, 12, *range(13, 21)]]
+    assert await holder.claims.next(uuid4(), 20) is None
+
+
+async def test_a_sweep_over_nothing_is_one_statement(scene: Scene, where: Where) -> None:
+    """No claim is made where there is nothing to claim, to take over or to settle."""
+    await scene.fill(0)
+    await (await scene.run()).claims.begin_sweep()
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct, swept=False)
+        before = len(proxy.steps)
+
+        await holder.claims.begin_sweep()
+        batch = await holder.claims.next(uuid4(), 10)
+
+        sent = [step.sql for step in proxy.steps[before:] if step.kind == "execute"]
+    assert batch is None
+    assert [sql.split()[0] for sql in sent] == ["SELECT"], sent
+
+
+async def test_a_sweep_over_nothing_still_takes_over_what_a_vanished_holder_left(scene: Scene) -> None:
+    await scene.fill(5)
+    victim = await scene.run()
+    await victim.must_claim()
+    await scene.execute("UPDATE src SET status = 'done'")
+    await victim.fall_silent()
+    await scene.reap()
+    heir = await scene.run()
+
+    batch = await heir.claims.next(uuid4(), 10)
+
+    assert batch is None
+    assert await scene.batches() == [("replaced", 5)]

@@ -101,9 +101,9 @@ class Explainer:
 
 
 def _ways(nodes: Iterable[dict[str, Any]]) -> set[str]:
-    """How a plan gets at the rows of `src`."""
+    """How a plan gets at the rows of `src`, be it at whole rows or at their keys alone."""
     ours = [n for n in nodes if n.get("Relation Name") == "src" or str(n.get("Index Name", "")).startswith("src_")]
-    return {f"{node['Node Type']} {node.get('Index Name', '')}".strip() for node in ours}
+    return {f"{node['Node Type']} {node.get('Index Name', '')}".replace(" Only", "").strip() for node in ours}
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
