@@ -190,7 +190,7 @@ def _unbound(entry: Entry) -> Any:
     return None if entry.key in _UNBOUNDED and entry.value == NONE else entry.value
 
 
-def _source_value(source: TriggerSource, key: str, value: Any, declarations: Declarations) -> int:
+def _source_value(source: TriggerSource, key: str, value: Any, declarations: Declarations) -> Any:
     if not isinstance(source, TableSource):
         raise ConfigurationError(
             f"{type(source).__name__}, the job's source, has none", remedy="only a BatchProcessingSource has"
@@ -201,7 +201,7 @@ def _source_value(source: TriggerSource, key: str, value: Any, declarations: Dec
         tried = declarations.table_source("t", pending="p", done="d", **{key: value})
     except ConfigurationError as error:
         raise ConfigurationError(error.problem, remedy=f"e.g. {key} = {4 if key == 'concurrency' else 500}") from None
-    return int(getattr(tried, key))
+    return getattr(tried, key)
 
 
 def _truth(value: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from etl.core.source import TriggerSource
 
 
@@ -14,7 +16,7 @@ class TableSource(TriggerSource):
     pending: str
     done: str
     failed: str | None
-    batch_size: int
+    batch_size: int | Literal["auto"]
     concurrency: int
     name: str | None
     columns: tuple[str, ...] | None

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from etl.core.batch import Batch, Processed
+from etl.core.batch_size import most_rows
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Bound, WorkerIdentity
@@ -54,7 +55,7 @@ class PostgresBinder:
             job=pipeline.name,
             run_id=run.run_id,
             worker_id=worker.worker_id,
-            batch_size=pipeline.source.batch_size,
+            batch_size=most_rows(pipeline.source.batch_size),
         )
         return Bound(ClaimedTable(self._database, claimant, resolved.writer, pipeline.sink.name), None)
 

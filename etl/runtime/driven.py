@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from etl.core.batch import Batch, Failure, Processed
+from etl.core.batch_size import AUTO, FIRST, next_size
 from etl.core.context import BatchContext
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
@@ -21,6 +22,7 @@ from etl.core.run import Run
 from etl.core.sanitise import ErrorText
 from etl.core.stages import StageCounts, histogram
 from etl.core.suspects import is_poison, must_be_alone
+from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.runtime.control import RunControl, RunStoppingError
 from etl.runtime.gate import SuspectGate
@@ -62,6 +64,9 @@ class DrivenPipeline:
         self._swept = False
         self._asked: set[UUID] = set()
         self._claimed = 0
+        declared = pipeline.source.batch_size if isinstance(pipeline.source, TableSource) else 1
+        self._size = FIRST if declared == AUTO else int(declared)
+        self._finds_size = declared == AUTO
         self._event_number = 0
         self._stragglers: set[asyncio.Task[None]] = set()
         self._straggling_rows = 0
@@ -137,7 +142,10 @@ class DrivenPipeline:
                     return
                 if alone:
                     await self._table().suspect(batch)
+                started = time.monotonic()
                 await self._pass(batch)
+        if self._finds_size and not alone:
+            self._size = next_size(self._size, len(batch), batch.claim_seconds + time.monotonic() - started)
 
     async def settle(self) -> None:
         """Wait for rows that went on by themselves."""
@@ -171,9 +179,8 @@ class DrivenPipeline:
 
     def _most(self) -> int:
         """Rows the next claim may take."""
-        size: int = getattr(self._pipeline.source, "batch_size", 1)
         limit = self._run.row_limit
-        return size if limit is None else min(size, limit - self._claimed)
+        return self._size if limit is None else min(self._size, limit - self._claimed)
 
     async def _more_to_sweep(self, source: BatchSource) -> bool:
         """At the end of a sweep: are there rows of vanished holders that can be had now?"""
@@ -221,8 +228,7 @@ class DrivenPipeline:
 
     def _must_wait(self, batch: Batch, waiting: int) -> bool:
         """Whether rows in retry hold up their batch: at the end, under suspicion, or when there are too many."""
-        most = int(getattr(self._pipeline.source, "batch_size", 1))
-        return self._control.stopping or must_be_alone(batch.crashes) or self._straggling_rows + waiting > most
+        return self._control.stopping or must_be_alone(batch.crashes) or self._straggling_rows + waiting > self._size
 
     async def _straggle(
         self, passage: Passage, waiting: list[int], batch: Batch, leave: Callable[[], Awaitable[None]]

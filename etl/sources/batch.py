@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from etl.core.batch import Batch
+from etl.core.batch_size import AUTO
 from etl.core.sink import key_columns
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
@@ -28,7 +29,7 @@ class BatchProcessingSource(TableSource):
     `done`         SQL SET list that marks a row as handled ("status = 'done'"); the row must not be pending after it.
     `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
                    somebody changes or replays it.
-    `batch_size`   rows claimed at once and committed together.
+    `batch_size`   rows claimed at once and committed together; "auto" finds the number that takes a fifth of a second.
     `concurrency`  batches in flight in one run; while batches are quick, one more is claimed ahead.
     `columns`      what of a row the processors get; default: all the table's columns.
     `name`         a name of its own for the set of rows: sources of the same table share their reservations unless
@@ -46,7 +47,7 @@ class BatchProcessingSource(TableSource):
         query: str | None = None,
         key: str | tuple[str, ...] | None = None,
         failed: str | None = None,
-        batch_size: int = 1000,
+        batch_size: int | Literal["auto"] = 1000,
         concurrency: int = 1,
         name: str | None = None,
         columns: tuple[str, ...] | None = None,
@@ -64,7 +65,7 @@ class BatchProcessingSource(TableSource):
         self.pending = pending
         self.done = done
         self.failed = failed
-        self.batch_size = _whole("batch_size", batch_size, MAX_BATCH_SIZE)
+        self.batch_size = batch_size if batch_size == AUTO else _whole("batch_size", batch_size, MAX_BATCH_SIZE)
         self.concurrency = _whole("concurrency", concurrency, MAX_CONCURRENCY)
         self.name = name
         self.columns = None if columns is None else _names("columns", columns)
