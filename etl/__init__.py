@@ -12,6 +12,7 @@ from etl.core.processor import Processor, processor
 from etl.core.retry import Retry
 from etl.core.sink import Sink
 from etl.core.source import TriggerSource
+from etl.core.sql_processor import SqlProcessor
 from etl.core.trigger import ClockTrigger, OpportunisticTrigger, Trigger
 from etl.errors import ConfigurationError, EtlError
 from etl.sinks.postgres import PostgresSink
@@ -51,6 +52,7 @@ __all__ = [
     "Retry",
     "RunOnceTrigger",
     "Sink",
+    "SqlProcessor",
     "Trigger",
     "TriggerSource",
     "WebhookTrigger",

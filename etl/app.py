@@ -23,6 +23,7 @@ from etl.core.ports import Blocker, Pool, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
 from etl.core.sink import TableSink
+from etl.core.sql_processor import SqlProcessor
 from etl.errors import ConfigurationError
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
@@ -261,12 +262,17 @@ class Application:
                 resources=resources,
                 worker=self.worker,
                 chain_for=lambda pipeline: Chain(pipeline.processors),
-                delivery_for=lambda pipeline: None if isinstance(pipeline.sink, TableSink) else Delivery(pipeline.sink),
+                delivery_for=lambda pipeline: None if _is_inside(pipeline) else Delivery(pipeline.sink),
                 explain=explain,
             )
         finally:
             heartbeat.stop()
             await resources.close()
+
+
+def _is_inside(pipeline: Pipeline) -> bool:
+    """Whether results are written by the transaction that completes their batch."""
+    return isinstance(pipeline.sink, (TableSink, SqlProcessor))
 
 
 @asynccontextmanager

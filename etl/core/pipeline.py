@@ -13,6 +13,8 @@ from etl.core.processor import Processor, as_processor
 from etl.core.quota import Quota, parse_quota
 from etl.core.sink import Sink
 from etl.core.source import TriggerSource
+from etl.core.sql_processor import SqlProcessor
+from etl.core.table_source import TableSource
 from etl.durations import Duration, parse_duration
 from etl.errors import ConfigurationError
 
@@ -102,6 +104,9 @@ class Pipeline:
                     "processors", f"part {number}, {part!r}, is not a processor", "give a function or instance"
                 )
             processors.append(processor)
+        if isinstance(parts[-1], SqlProcessor) and not isinstance(self.source, TableSource):
+            problem = "SqlProcessor needs rows with keys, and this source brings none"
+            raise self._refusal("sink", problem, "use it with a BatchProcessingSource")
         return tuple(processors), parts[-1]
 
     def _checked_resources(self, resources: Any) -> Mapping[str, Callable[[], Any]]:

@@ -23,6 +23,7 @@ from etl.postgres.completion import Completion, Finishing, RowWriter
 from etl.postgres.database import Connection, Database
 from etl.postgres.events import EventLog
 from etl.postgres.resolution import Resolved
+from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
 
 
@@ -67,7 +68,9 @@ class PostgresBinder:
 class ClaimedTable:
     """`core.ports.BatchSource`: one run's claims on a table, and their completion."""
 
-    def __init__(self, database: Database, claimant: Claimant, writer: RowWriter | None, sink_name: str) -> None:
+    def __init__(
+        self, database: Database, claimant: Claimant, writer: RowWriter | SqlStage | None, sink_name: str
+    ) -> None:
         self._database = database
         self._claimant = claimant
         self._claims = Claims(database, claimant)

@@ -12,13 +12,16 @@ import asyncpg
 from etl.core.faults import Fault
 from etl.core.pipeline import Pipeline
 from etl.core.sink import TableSink
+from etl.core.sql_processor import SqlProcessor
 from etl.core.table import quote_identifier
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.catalog import TableFacts
+from etl.postgres.completion import RowWriter
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, hint_of, said
 from etl.postgres.resolution import Resolved, resolve_sink, resolve_source
+from etl.postgres.sql_stage import SqlStage
 from etl.postgres.user_table import UserTable, assigned_columns
 
 _REMEDIES = {
@@ -26,6 +29,7 @@ _REMEDIES = {
     "done": "write a SET list, e.g. status = 'done'",
     "failed": "write a SET list, e.g. status = 'failed'",
     "query": "write one SELECT",
+    "SqlProcessor": "write one statement",
 }
 _PARAMETER = ("contains a parameter, such as $1", "write the value itself")
 
@@ -82,13 +86,20 @@ class _Check:
         self._findings = Findings()
 
     async def run(self) -> tuple[Findings, Resolved]:
-        source = facts = writer = sink_facts = None
+        source = facts = sink_facts = None
+        writer: RowWriter | SqlStage | None = None
         definition, sink = self._pipeline.source, self._pipeline.sink
         if isinstance(definition, TableSource):
             async with self._noting():
-                source, facts = await resolve_source(self._connection, definition)
+                unread = isinstance(sink, SqlProcessor) and not self._pipeline.processors
+                source, facts = await resolve_source(self._connection, definition, unread=unread)
             if source is not None and facts is not None:
                 await self._check_source(source, facts)
+        if isinstance(sink, SqlProcessor) and source is not None:
+            writer = SqlStage(sink.sql, source.key)
+            prepared = await self._try("SqlProcessor", writer.sql, parameters=len(source.key))
+            if prepared is not None and not prepared.get_parameters():
+                self._fault("SqlProcessor", "says $keys in a string or a comment only", "write WHERE id = ANY($keys)")
         if isinstance(sink, TableSink):
             async with self._noting():
                 writer, sink_facts = await resolve_sink(self._connection, sink)

@@ -30,6 +30,7 @@ from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.quarantine import IMPATIENTLY, Quarantine
+from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable, row_parameters
 
@@ -55,7 +56,7 @@ class Finishing:
     table: UserTable | None  # None: events without a row
     job: str
     run_id: UUID
-    writer: RowWriter | None
+    writer: RowWriter | SqlStage | None
     sink_name: str
     judge: Callable[[Counts], None]
     issues: bool
@@ -184,18 +185,30 @@ class Completion:
         if self._checks_late:
             await connection.execute("SET CONSTRAINTS ALL DEFERRED")
         taken = await self._mark(connection, positions)
-        rows = self._results_of(taken)
-        if rows and self._finishing.writer is not None:
-            started = time.perf_counter()
-            await self._finishing.writer.write(connection, rows)
-            progress.sink_seconds.append(time.perf_counter() - started)
+        rows_in, rows_out = await self._write(connection, progress, taken)
         await self._check_now(connection)
-        progress.sink.rows_in += len(rows)
-        progress.sink.rows_out += len(rows)
+        progress.sink.rows_in += rows_in
+        progress.sink.rows_out += rows_out
         progress.written |= taken & self._with_output
         progress.filtered |= taken - self._with_output
         if len(taken) < len(positions):
             progress.vanished.update(position for position in positions if position not in taken)
+
+    async def _write(self, connection: Connection, progress: _Progress, taken: set[int]) -> tuple[int, int]:
+        """Write what became of these rows; how many results there were, and how many rows were written."""
+        writer = self._finishing.writer
+        rows = self._results_of(taken)
+        if not rows or writer is None:
+            return len(rows), len(rows)
+        started = time.perf_counter()
+        if isinstance(writer, SqlStage):
+            positions = sorted(taken & self._with_output)
+            written = await writer.apply(connection, row_parameters(self._batch, positions)[:-1])
+        else:
+            await writer.write(connection, rows)
+            written = len(rows)
+        progress.sink_seconds.append(time.perf_counter() - started)
+        return len(rows), written
 
     def _results_of(self, taken: set[int]) -> list[Any]:
         """The results of these rows, in key order."""

@@ -19,6 +19,7 @@ from etl.errors import RunLostError
 from etl.postgres.completion import Completion, Finishing, RowWriter
 from etl.postgres.database import Connection, Database
 from etl.postgres.quarantine import Quarantine, Snapshot
+from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
 
 
@@ -32,7 +33,7 @@ class EventLog:
         job: str,
         run_id: UUID,
         worker: WorkerIdentity,
-        writer: RowWriter | None,
+        writer: RowWriter | SqlStage | None,
         sink_name: str,
         replay: bool,
     ) -> None:

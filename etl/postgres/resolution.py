@@ -12,6 +12,7 @@ from etl.postgres.catalog import TableFacts, find_column, find_table, resolve_ke
 from etl.postgres.completion import RowWriter
 from etl.postgres.database import Connection
 from etl.postgres.query import base_table_of
+from etl.postgres.sql_stage import SqlStage
 from etl.postgres.table_writer import TableWriter
 from etl.postgres.user_table import UserTable, assigned_columns
 
@@ -22,12 +23,14 @@ class Resolved:
 
     source: UserTable | None
     source_facts: TableFacts | None
-    writer: RowWriter | None
+    writer: RowWriter | SqlStage | None
     sink_facts: TableFacts | None
 
 
-async def resolve_source(connection: Connection, source: TableSource) -> tuple[UserTable, TableFacts]:
-    """The source's table, key and statements."""
+async def resolve_source(
+    connection: Connection, source: TableSource, *, unread: bool = False
+) -> tuple[UserTable, TableFacts]:
+    """The source's table, key and statements. `unread`: nobody looks at the rows, so only keys are claimed."""
     name = source.table
     if name is None:
         assert source.query is not None
@@ -48,7 +51,7 @@ async def resolve_source(connection: Connection, source: TableSource) -> tuple[U
         done=source.done,
         failed=source.failed,
         query=source.query,
-        wanted=source.columns,
+        wanted=() if unread else source.columns,
     )
     for wanted in source.columns or ():
         find_column(facts.table, wanted, setting="columns")

@@ -428,6 +428,11 @@ _WHOLE = re.compile(
 )
 
 
+def split_sql(text: str) -> list[str]:
+    """SQL in pieces that are one thing each: a comment, a string, a quoted name, a word, or a single character."""
+    return [match[0] for match in _WHOLE.finditer(text)]
+
+
 def _folded(name: str) -> str:
     match = _NAME.match(name)
     assert match is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, processor
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, SqlProcessor, processor
 from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.run import Run, RunState
@@ -370,3 +370,86 @@ async def test_a_query_that_cannot_be_right_is_refused(
         await _run(database, source, PostgresSink("dst"))
 
     assert await scene.pending() == [1]
+
+
+# One statement a batch
+
+_TOTALS = "INSERT INTO dst (k, total) SELECT k, price * amount FROM src WHERE k = ANY($keys)"
+
+
+async def _lines(scene: Scene, rows: int) -> BatchProcessingSource:
+    """Order lines to add up, and a source of them in batches of ten."""
+    await scene.execute("""
+        CREATE TABLE src (k bigint PRIMARY KEY, price int, amount int, status text NOT NULL DEFAULT 'pending');
+        CREATE TABLE dst (k bigint PRIMARY KEY, total int CHECK (total <> 26))""")
+    await scene.execute("INSERT INTO src SELECT g, g, 2 FROM generate_series(1, $1::int) g", rows)
+    return BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=10)
+
+
+async def test_a_statement_does_the_work_of_a_batch(scene: Scene, database: Database) -> None:
+    source = await _lines(scene, 12)
+
+    run = await _run(database, source, SqlProcessor(_TOTALS.replace("ANY", "/* $keys */ ANY") + ";"))
+
+    assert counted(run.counts) == {"claimed": 12, "written": 12}
+    assert await scene.fetch("SELECT k, total FROM dst ORDER BY k") == [(n, 2 * n) for n in range(1, 13)]
+    assert await scene.value("SELECT count(*) FROM src WHERE status = 'done'") == 12
+
+
+async def test_a_statement_gets_the_keys_that_processors_let_through(scene: Scene, database: Database) -> None:
+    source = await _lines(scene, 12)
+
+    @processor(inline=True)
+    def even(context: Context, row: dict[str, Any]) -> dict[str, Any] | None:
+        return None if row["k"] % 2 else row
+
+    run = await _run(database, source, even, SqlProcessor(_TOTALS))
+
+    assert counted(run.counts) == {"claimed": 12, "written": 6, "filtered": 6}
+    assert await scene.fetch("SELECT k FROM dst ORDER BY k") == [2, 4, 6, 8, 10, 12]
+
+
+async def test_a_row_that_a_statement_fails_on_is_set_aside_alone(scene: Scene, database: Database) -> None:
+    source = await _lines(scene, 30)
+
+    run = await _run(database, source, SqlProcessor(_TOTALS))
+
+    assert counted(run.counts) == {"claimed": 30, "written": 29, "quarantined": 1}
+    assert await scene.fetch("SELECT k FROM dst ORDER BY k") == [n for n in range(1, 31) if n != 13]
+    assert await scene.fetch("SELECT key ->> 0, payload -> 'price' FROM etl.row_issue") == [("13", 13)]
+
+
+async def test_a_statement_may_take_keys_of_several_columns(scene: Scene, database: Database) -> None:
+    await scene.execute("""
+        CREATE TABLE src (region text, no int, status text NOT NULL DEFAULT 'pending', PRIMARY KEY (region, no));
+        CREATE TABLE dst (region text, no int);
+        INSERT INTO src SELECT r, n FROM unnest(ARRAY['a', '$keys', 'b']) r, generate_series(1, 4) n""")
+    source = BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=5)
+    sql = "INSERT INTO dst SELECT region, no FROM src WHERE (region, no) IN (SELECT * FROM unnest($keys))"
+
+    run = await _run(database, source, SqlProcessor(f"{sql} AND region <> '$keys'"))
+
+    assert counted(run.counts) == {"claimed": 12, "written": 12}
+    assert await scene.value("SELECT count(*) FROM dst WHERE region IN ('a', 'b')") == 8
+    assert await scene.value("SELECT count(*) FROM dst") == 8
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        ("INSERT INTO nowhere SELECT k FROM src WHERE k = ANY($keys)", 'relation "nowhere" does not exist'),
+        ("INSERT INTO dst SELECT k, $2 FROM src WHERE k = ANY($keys)", "parameter"),
+        ("DELETE FROM dst WHERE k = ANY($keys); SELECT 1", "multiple commands"),
+        ("SELECT '$keys'", "in a string or a comment only"),
+    ],
+)
+async def test_a_statement_that_cannot_be_right_is_refused(
+    scene: Scene, database: Database, sql: str, problem: str
+) -> None:
+    source = await _lines(scene, 1)
+
+    with pytest.raises(ConfigurationError, match="SqlProcessor: ") as refused:
+        await _run(database, source, SqlProcessor(sql))
+
+    assert problem in str(refused.value)
+    assert await scene.value("SELECT count(*) FROM src WHERE status = 'pending'") == 1
