@@ -92,6 +92,12 @@ class Judged:
             return ""
         return "ok" if self.target.is_met_by(self.median) else "MISSED"
 
+    def __str__(self) -> str:
+        """In words, for a message."""
+        of = f" of {self.target.against}" if self.target.against else f" {self.figure.unit}"
+        cpu = " in processor time" if self.target.on_cpu else ""
+        return f"{self.figure.name} is {self.median:.2f}{of}{cpu}, {self.target} is demanded"
+
 
 def ratios(figure: Figure, baseline: Figure, *, on_cpu: bool = False) -> list[float]:
     """The figure in terms of the baseline, round by round, so that a slow round is slow for both."""
@@ -128,6 +134,16 @@ def _judge_one(figure: Figure, named: dict[tuple[str, str], Figure]) -> list[Jud
 def missed(figures: Sequence[Figure]) -> list[Judged]:
     """The targets that were not met."""
     return [judged for line in judge(figures) for judged in line if judged.verdict == "MISSED"]
+
+
+def out_of_bounds_twice(first: Sequence[Figure], second: Sequence[Figure]) -> list[Figure]:
+    """The second measurement, without those targets that were only missed there: what counts is missed in both."""
+    before = {(each.figure.name, each.target) for each in missed(first)}
+    only_now = {(each.figure.name, each.target) for each in missed(second)} - before
+    return [
+        replace(figure, targets=tuple(target for target in figure.targets if (figure.name, target) not in only_now))
+        for figure in second
+    ]
 
 
 def best_of(name: str, figures: Sequence[Figure]) -> Figure:

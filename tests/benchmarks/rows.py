@@ -30,6 +30,11 @@ SELECT (SELECT count(*) FROM bench_source WHERE status = 'pending') AS pending,
            IS NOT DISTINCT FROM
        (SELECT sum(hashtextextended(({TRANSFORMED})::text, id)) FROM bench_source WHERE status = 'done') AS equal
 """
+_RESULTS = f"""
+SELECT (SELECT count(*) FROM bench_sink),
+       (SELECT sum(hashtextextended(payload::text, id)) FROM bench_sink)
+           IS NOT DISTINCT FROM (SELECT sum(hashtextextended(({TRANSFORMED})::text, id)) FROM bench_source)
+"""
 
 
 def transform(payload: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +60,12 @@ class Rows:
         schema = _SCHEMA.format(lease=lease, check=check, text=self.text, rows=self.count)
         await self.connection.execute(schema)
         await self.connection.execute("VACUUM ANALYZE bench_source, bench_sink")
+
+    async def verify_results(self) -> None:
+        """The sink holds what it must, whatever the source says. Raises AssertionError."""
+        found = await self.connection.fetchrow(_RESULTS)
+        assert found is not None
+        assert (self.count, True) == tuple(found), f"(written, equal): {self.count} expected, {tuple(found)} found"
 
     async def verify(self, *, without: int = 0) -> None:
         """Each row, but for so many, was moved once and rightly. Raises AssertionError."""

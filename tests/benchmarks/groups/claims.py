@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 
 from etl import BatchProcessingSource
 from etl.app import connection_settings
@@ -29,17 +30,27 @@ Case = tuple[str, str]  # (figure's name, table)
 
 async def measure(bench: Bench) -> list[Figure]:
     """With a partial index, and (after the first claim of a sweep) with the primary key alone."""
-    few, many = bench.scaled(FEW, least=FEW), bench.scaled(MANY)
+    return await compared(bench, "claims", bench.scaled(FEW, least=FEW), bench.scaled(MANY), Target(at_most=1.2))
+
+
+async def compared(bench: Bench, group: str, few: int, many: int, bound: Target) -> list[Figure]:
+    """Both kinds on tables with `few` and with `many` rows done; `bound` is on the ratio."""
     tables = {f"bench_claims_{done}": done for done in (few, many)}
     for name, done in tables.items():
-        tell(f"claims: making {name}")
+        tell(f"{group}: making {name}")
         await bench.connection.execute(_TABLE.format(name=name, done=done, pending=_PENDING))
         await bench.connection.execute(_INDEX.format(name=name))
         await bench.connection.execute(f"VACUUM ANALYZE {name}")
     figures = []
     for kind, skipped in (("partial index", 0), ("primary key only, later claims", 1)):
         cases = [(f"{kind}, {done:,} done", name) for name, done in tables.items()]
-        figures += await _race(bench, cases, skipped)
+        samples = await _race(bench, cases, skipped)
+        small, large = samples
+        target = replace(bound, against=small)
+        figures += [
+            Figure(group, small, "ms", samples[small]),
+            Figure(group, large, "ms", samples[large], small, (target,)),
+        ]
         for name in tables:
             await bench.connection.execute(f"DROP INDEX IF EXISTS {name}_pending; ANALYZE {name}")
     for name in tables:
@@ -47,7 +58,8 @@ async def measure(bench: Bench) -> list[Figure]:
     return figures
 
 
-async def _race(bench: Bench, cases: list[Case], skipped: int) -> list[Figure]:
+async def _race(bench: Bench, cases: list[Case], skipped: int) -> dict[str, tuple[Sample, ...]]:
+    """Milliseconds of a claim, by case."""
     samples: dict[str, list[Sample]] = {name: [] for name, _ in cases}
     database = Database(connection_settings(Settings(), bench.dsn))
     await database.open()
@@ -60,12 +72,7 @@ async def _race(bench: Bench, cases: list[Case], skipped: int) -> list[Figure]:
                     samples[name].append(Sample(milliseconds, None, bench.machine.since(before).others))
     finally:
         await database.close()
-    (few, _), (many, _) = cases
-    target = Target(at_most=1.2, against=few)
-    return [
-        Figure("claims", few, "ms", tuple(samples[few])),
-        Figure("claims", many, "ms", tuple(samples[many]), few, (target,)),
-    ]
+    return {name: tuple(each) for name, each in samples.items()}
 
 
 async def _claims(database: Database, table: str, skipped: int) -> float:

@@ -19,7 +19,7 @@ async def measure(bench: Bench) -> list[Figure]:
     """The loop, SQL, and the framework in its ways."""
     contenders = [
         by_hand(bench),
-        contender(bench, CHUNKS, lambda: loops.in_chunks(bench.dsn)),
+        contender(bench, CHUNKS, chunked(bench)),
         contender(bench, BY_JOIN, lambda: loops.in_chunks(bench.dsn, loops.BY_JOIN)),
         contender(bench, AT_ONCE, lambda: loops.at_once(bench.dsn)),
         contender(bench, ONE, moving(bench, framework.move()), Target(at_least=1.5, against=HAND)),
@@ -48,6 +48,11 @@ def contender(bench: Bench, name: str, work: Work, *targets: Target, rows: int =
     return Contender(name, work, laid.lay, laid.verify, laid.count, baseline=HAND, targets=targets)
 
 
+def chunked(bench: Bench) -> Work:
+    """SQL alone, batch by batch."""
+    return lambda: loops.in_chunks(bench.dsn)
+
+
 def moving(bench: Bench, job: Pipeline) -> Work:
     """A run of a job."""
 
@@ -57,12 +62,12 @@ def moving(bench: Bench, job: Pipeline) -> Work:
     return work
 
 
-def in_sql(bench: Bench) -> list[Contender]:
+def in_sql(bench: Bench, rows: int = ROWS) -> list[Contender]:
     """The stage of pure SQL, once the framework has one: it writes itself, so nothing reaches a sink."""
     stage = framework.in_sql()
     if stage is None:
-        bench.note("core: there is no SqlProcessor in this version")
+        bench.note("there is no SqlProcessor in this version")
         return []
     job = Pipeline("bench", framework.source(), stage, PPrintSink())
     target = Target(at_least=0.95, against=CHUNKS)
-    return [contender(bench, IN_SQL, moving(bench, job), target)]
+    return [contender(bench, IN_SQL, moving(bench, job), target, rows=rows)]
