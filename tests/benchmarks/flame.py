@@ -14,14 +14,15 @@ from tests.benchmarks.rows import Rows
 from tests.benchmarks.server import Served
 
 _RATE = 500  # samples a second
+_TIMES = 5  # as many rows as the core group moves, so that the imports become a sliver
 
 
 def record(served: Served, rows: int, file: Path) -> int:
     """Move the rows in a process of its own that is sampled from outside; py-spy's exit code."""
     py_spy = venv.program("py-spy")
-    asyncio.run(_lay(served.dsn, rows))
+    asyncio.run(_lay(served.dsn, _TIMES * rows))
     sampled = [sys.executable, "-m", "tests.benchmarks.lone_run", served.dsn]
-    shown = ["--format", "flamegraph", "--rate", str(_RATE), "--output", str(file)]
+    shown = ["--format", "flamegraph", "--function", "--rate", str(_RATE), "--output", str(file.resolve())]
     command = [str(py_spy), "record", *shown, "--", *sampled]
     return subprocess.run(command, check=False, cwd=venv.ROOT).returncode
 
