@@ -1,6 +1,6 @@
 """`./dev bench`: the framework beside what people use instead, in one run, as ratios with spread.
 
-    ./dev bench                    everything; about half an hour
+    ./dev bench                    everything; over half an hour
     ./dev bench core memory        some of the groups
     ./dev bench peers              beside pgqueuer, chancy, procrastinate and dbos
     ./dev bench quick              under a minute: fails where a ratio has fallen far

@@ -21,15 +21,15 @@ _LEASE = timedelta(minutes=30)  # nothing renews it here
 
 
 @asynccontextmanager
-async def claims_of(database: Database, source: BatchProcessingSource, job: str) -> AsyncIterator[ClaimedTable]:
+async def claims_of(
+    database: Database, source: BatchProcessingSource, job: str, size: int
+) -> AsyncIterator[ClaimedTable]:
     """The claims of one run, at the begin of its sweep; afterwards the run is over and its rows are given back."""
     store, worker = PostgresRunStore(database), WorkerIdentity(uuid4(), "bench", 1)
     run = await store.start(RunRequest(uuid4(), job, MANUAL, overlap_key=job), worker, _LEASE)
     assert isinstance(run, Run), run
     table, _ = await database.unit(lambda connection: resolve_source(connection, source))
-    claims = ClaimedTable(
-        database, Claimant(table, job, run.run_id, worker.worker_id, source.batch_size), None, "no sink"
-    )
+    claims = ClaimedTable(database, Claimant(table, job, run.run_id, worker.worker_id, size), None, "no sink")
     await claims.begin_sweep()
     yield claims
     await store.end(run.run_id, worker, RunEnd(None))

@@ -16,7 +16,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # Fields of the first line of /proc/stat (proc(5)) that are work; guest time is part of user and nice already.
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7
 # Fields of /proc/PID/stat after the closing parenthesis of the command's name.
-_PARENT, _UTIME, _CSTIME = 1, 11, 14
+_PARENT, _UTIME, _CUTIME, _CSTIME = 1, 11, 13, 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Machine:
 
     def read(self) -> Usage:
         """The accounts now."""
-        processes = dict(_processes())
+        processes = self._processes_at_rest()
         parents = {process: parent for process, (parent, _) in processes.items()}
         server = tree(parents, self._server)
         client = tree(parents, os.getpid()) - server
@@ -100,9 +100,23 @@ class Machine:
         machine = busy_seconds(Path("/proc/stat").read_text())
         return Usage(time.perf_counter(), machine, seconds(client), seconds(server))
 
+    def _processes_at_rest(self) -> dict[int, tuple[int, float]]:
+        """All processes, seen while none of ours passed its account on to its parent: it would be missed."""
+        roots = (os.getpid(), self._server)
+        while True:
+            before = [_passed_on(root) for root in roots]
+            processes = dict(_processes())
+            if before == [_passed_on(root) for root in roots]:
+                return processes
+
     def since(self, before: Usage) -> Spent:
         """What happened since that reading."""
         return spent(before, self.read(), self.processors)
+
+
+def _passed_on(pid: int) -> list[str]:
+    """The account of a process's ended children."""
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[_CUTIME : _CSTIME + 1]
 
 
 def _processes() -> Iterable[tuple[int, tuple[int, float]]]:

@@ -30,7 +30,7 @@ async def measure(bench: Bench) -> list[Figure]:
     """Three kinds of work."""
     figures = await _kind(bench, "rows of 200 B", framework.by_row, Rows(bench.connection, bench.scaled(200_000)))
     figures += await _kind(
-        bench, "rows of 20 kB", framework.by_row, Rows(bench.connection, bench.scaled(10_000), text=20_000)
+        bench, "rows of 20 kB", framework.by_row, Rows(bench.connection, bench.scaled(20_000), text=20_000)
     )
     return figures + await _kind(bench, "20 ms a call", slow_call, Rows(bench.connection, bench.scaled(100_000)))
 

@@ -79,7 +79,7 @@ async def _claims(database: Database, table: str, skipped: int) -> float:
     """The median milliseconds of the claims of a sweep; the rows are given back afterwards."""
     source = BatchProcessingSource(table, pending="status = 'pending'", done="status = 'done'", batch_size=BATCH)
     took = []
-    async with claims_of(database, source, table) as claims:
+    async with claims_of(database, source, table, BATCH) as claims:
         for _ in range(skipped + CLAIMS):
             started = time.perf_counter()
             batch = await claim(claims, BATCH)

@@ -37,13 +37,13 @@ async def measure(bench: Bench) -> list[Figure]:
 
 
 def by_hand(bench: Bench, rows: int = ROWS) -> Contender:
-    """The hand-written loop on its table."""
-    laid = Rows(bench.connection, bench.scaled(rows), leased=True)
+    """The hand-written loop."""
+    laid = Rows(bench.connection, bench.scaled(rows))
     return Contender(HAND, lambda: loops.by_hand(bench.dsn), laid.lay, laid.verify, laid.count)
 
 
 def contender(bench: Bench, name: str, work: Work, *targets: Target, rows: int = ROWS) -> Contender:
-    """One that needs no columns of its own in the table."""
+    """Another way to move the same rows."""
     laid = Rows(bench.connection, bench.scaled(rows))
     return Contender(name, work, laid.lay, laid.verify, laid.count, baseline=HAND, targets=targets)
 

@@ -89,7 +89,7 @@ def _claimed(bench: Bench, database: Database, size: int, count: int) -> Contend
 
     async def claimant(number: int) -> None:
         source = framework.source(batch_size=size)
-        async with claims_of(database, source, f"claimant-{number}") as claims:
+        async with claims_of(database, source, f"claimant-{number}", size) as claims:
             while batch := await claim(claims, size):
                 await finish(claims, batch)
 
