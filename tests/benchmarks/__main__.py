@@ -1,183 +1,135 @@
-"""`./dev bench`: the framework beside the loop people write by hand, in one run, as ratios with spread.
+"""`./dev bench`: the framework beside what people use instead, in one run, as ratios with spread.
 
-Every round moves the same rows with each contender once, in random order. The hand-written loop claims with
-`UPDATE ... SKIP LOCKED ... RETURNING`, transforms in Python, and writes with `unnest` and one UPDATE in one
-transaction; it records nothing and survives nothing. The framework does the same work with everything on.
+    ./dev bench                    everything; over half an hour
+    ./dev bench core memory        some of the groups
+    ./dev bench peers              beside pgqueuer, chancy, procrastinate and dbos
+    ./dev bench quick              under a minute: fails where a ratio has fallen far
+    ./dev bench flame FILE.svg     where the time of a run goes
+
+Every round does the same work with each contender once, in random order; a ratio is to the same round's measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
+import platform
 import random
-import shutil
-import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-import orjson
 
-from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, processor
-from etl.app import Application, HandControls, connection_settings
-from etl.config import Settings
-from etl.core.run import Run
-from etl.postgres import migrator
-from etl.postgres.database import Database
-from etl.postgres.embedded import EmbeddedServer
-from etl.telemetry.tracing import set_up_tracing
+from tests.benchmarks import flame
+from tests.benchmarks.bench import ROWS, Bench, tell
+from tests.benchmarks.figures import Figure, Report, missed
+from tests.benchmarks.groups import (
+    auto,
+    claims,
+    core,
+    failures,
+    memory,
+    peers,
+    quick,
+    recording,
+    scale,
+    small,
+    snapshot,
+)
+from tests.benchmarks.machine import Machine
+from tests.benchmarks.server import Served, serving
+from tests.benchmarks.table import render
 
-BATCH = 1000
-FILL = """
-TRUNCATE bench_source, bench_sink;
-INSERT INTO bench_source (id, payload)
-SELECT n, jsonb_build_object('name', 'item ' || n, 'tags', jsonb_build_array('a', 'b', 'c'), 'amount', n * 1.5,
-                             'text', repeat('x', 120))
-  FROM generate_series(1, {rows}) AS n;
-"""
-SCHEMA = """
-DROP TABLE IF EXISTS bench_source, bench_sink;
-CREATE TABLE bench_source (id bigint PRIMARY KEY, payload jsonb NOT NULL, status text NOT NULL DEFAULT 'pending');
-CREATE INDEX bench_pending ON bench_source (id) WHERE status = 'pending';
-CREATE TABLE bench_sink (id bigint PRIMARY KEY, payload jsonb NOT NULL);
-"""
+GROUPS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
+    "core": core.measure,
+    "snapshot": snapshot.measure,
+    "claims": claims.measure,
+    "memory": memory.measure,
+    "small": small.measure,
+    "failures": failures.measure,
+    "scale": scale.measure,
+    "auto": auto.measure,
+    "peers": peers.measure,
+    "recording": recording.measure,
+}
+QUICK, FLAME = "quick", "flame"
 
 
-def transform(payload: dict[str, Any]) -> dict[str, Any]:
-    """The work on a row."""
-    return {**payload, "amount": payload["amount"] * 2, "checked": True}
+def main() -> int:
+    """Parse, measure on a server of its own, print; 1 if `quick` found a ratio out of its bounds twice."""
+    arguments = _parsed()
+    if arguments.names[:1] == [FLAME]:
+        with serving() as served:
+            return flame.record(served, arguments.rows, Path(arguments.names[1]))
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
+    with serving() as served:
+        report = asyncio.run(_measured(served, arguments, seed))
+    print(render(report))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    return _verdict(report) if arguments.names == [QUICK] else 0
 
 
-async def by_hand(dsn: str) -> None:
-    """The loop people write."""
-    connection = await asyncpg.connect(dsn)
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=lambda v: orjson.dumps(v).decode(), decoder=orjson.loads
+def _verdict(report: Report) -> int:
+    """The exit code of `quick`, with the reason on standard error."""
+    low = missed(report.figures)
+    for each in low:
+        tell(f"bench quick: out of bounds twice in a row: {each}")
+    return 1 if low else 0
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    while rows := await connection.fetch(
-        "UPDATE bench_source SET status = 'running' WHERE id IN (SELECT id FROM bench_source WHERE status = 'pending'"
-        " ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) RETURNING id, payload",
-        BATCH,
-    ):
-        ids = [row["id"] for row in rows]
-        results = [transform(row["payload"]) for row in rows]
-        async with connection.transaction():
-            await connection.execute(
-                "INSERT INTO bench_sink SELECT * FROM unnest($1::bigint[], $2::jsonb[])", ids, results
-            )
-            await connection.execute("UPDATE bench_source SET status = 'done' WHERE id = ANY($1)", ids)
-    await connection.close()
-
-
-async def in_sql(dsn: str) -> None:
-    """The same work in SQL alone, a thousand rows a transaction: the practical limit."""
-    connection = await asyncpg.connect(dsn)
-    last = 0
-    while True:
-        async with connection.transaction():
-            last = await connection.fetchval(
-                "WITH taken AS (SELECT id, payload FROM bench_source WHERE status = 'pending' AND id > $1 ORDER BY id"
-                " LIMIT $2), written AS (INSERT INTO bench_sink SELECT id, payload || jsonb_build_object('amount',"
-                " (payload ->> 'amount')::numeric * 2, 'checked', true) FROM taken), done AS (UPDATE bench_source s SET"
-                " status = 'done' FROM taken WHERE s.id = taken.id) SELECT max(id) FROM taken",
-                last,
-                BATCH,
-            )
-        if last is None:
-            break
-    await connection.close()
-
-
-def framework(dsn: str, concurrency: int) -> Callable[[], Awaitable[None]]:
-    """A job of this framework."""
-
-    @processor(inline=True)
-    def work(context: Context, row: dict[str, Any]) -> dict[str, Any]:
-        return {"id": row["id"], "payload": transform(row["payload"])}
-
-    source = BatchProcessingSource(
-        "bench_source", pending="status = 'pending'", done="status = 'done'", batch_size=BATCH, concurrency=concurrency
-    )
-    job = Pipeline("bench", source, work, PostgresSink("bench_sink"))
-    settings = Settings()
-
-    async def run() -> None:
-        database = Database(connection_settings(settings, dsn))
-        await database.open()
-        try:
-            ended = await Application(settings, database, set_up_tracing()).run_job(job, HandControls())
-            assert isinstance(ended, Run), ended
-            assert ended.counts.balanced, ended
-        finally:
-            await database.close()
-
-    return run
-
-
-async def measure(dsn: str, rows: int, rounds: int, seed: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round."""
-    contenders: dict[str, Callable[[], Awaitable[None]]] = {
-        "hand-written loop": lambda: by_hand(dsn),
-        "SQL alone, in chunks": lambda: in_sql(dsn),
-        "pg-etl, concurrency=1": framework(dsn, 1),
-        "pg-etl, concurrency=2": framework(dsn, 2),
-    }
-    took: dict[str, list[float]] = {name: [] for name in contenders}
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(SCHEMA)
-    dice = random.Random(seed)
-    for number in range(rounds):
-        for name in dice.sample(list(contenders), len(contenders)):
-            await connection.execute(FILL.format(rows=rows))
-            await connection.execute("VACUUM ANALYZE bench_source, bench_sink")
-            await connection.execute("CHECKPOINT")
-            started = time.perf_counter()
-            await contenders[name]()
-            took[name].append(time.perf_counter() - started)
-            assert rows == await connection.fetchval("SELECT count(*) FROM bench_sink"), name
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    await connection.close()
-    return took
-
-
-def show(took: dict[str, list[float]], rows: int) -> None:
-    """One table: median rows per second, and the ratio to the hand-written loop of the same round."""
-    base = took["hand-written loop"]
-    print(f"{'':24}{'rows/s':>10}{'ratio':>8}{'from':>8}{'to':>8}")
-    for name, seconds in took.items():
-        ratios = sorted(b / s for b, s in zip(base, seconds, strict=True))
-        rate = rows / statistics.median(seconds)
-        print(f"{name:24}{rate:>10,.0f}{statistics.median(ratios):>8.2f}{ratios[0]:>8.2f}{ratios[-1]:>8.2f}")
-
-
-def main() -> None:
-    """Parse, measure on a server of its own, print."""
-    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(GROUPS)}; all of them without")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows of the core group; the others scale with it")
+    parser.add_argument("--rounds", type=int, default=5, help="some groups take three at most")
+    parser.add_argument("--seed", type=int, help="of the order within the rounds; default: a new one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="etl-bench-"))
-    folder.chmod(0o755)  # or root's server would keep its data outside, where nobody deletes it
-    server = EmbeddedServer(folder).start()
+    alone = arguments.names[:1]
+    if (alone == [FLAME] and len(arguments.names) != 2) or (alone == [QUICK] and len(arguments.names) != 1):
+        parser.error("it is `quick` alone, or `flame FILE`")
+    if alone not in ([FLAME], [QUICK]) and (unknown := set(arguments.names) - set(GROUPS)):
+        parser.error(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    if arguments.rows < 1 or arguments.rounds < 1:
+        parser.error("--rows and --rounds are 1 or more")
+    return arguments
+
+
+async def _measured(served: Served, arguments: argparse.Namespace, seed: int) -> Report:
+    facts = {
+        "started": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {seed}, {arguments.rounds} rounds",
+        "rows": f"{arguments.rows:,} (the full amount is {ROWS:,})",
+        "machine": f"{os.cpu_count()} processors, {platform.platform(terse=True)}, Python {platform.python_version()}",
+        "server": ", ".join(f"{name} {value}" for name, value in served.settings.items()),
+    }
+    report = Report(facts)
+    connection = await asyncpg.connect(served.dsn)
     try:
-        asyncio.run(_prepare(server.dsn()))
-        show(asyncio.run(measure(server.dsn(), arguments.rows, arguments.rounds, arguments.seed)), arguments.rows)
+        bench = Bench(
+            dsn=served.dsn,
+            connection=connection,
+            machine=Machine(served.process),
+            log=served.log,
+            dice=random.Random(seed),
+            rounds=arguments.rounds,
+            scale=arguments.rows / ROWS,
+            notes=report.notes,
+        )
+        groups = {QUICK: quick.measure} if arguments.names == [QUICK] else GROUPS
+        for name in arguments.names or groups:
+            tell(f"{name} ...")
+            report.figures += await groups[name](bench)
     finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _prepare(dsn: str) -> None:
-    database = Database(connection_settings(Settings(), dsn))
-    await database.open()
-    await migrator.apply(database, migrator.known_migrations())
-    await database.close()
+        await connection.close()
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
