@@ -81,7 +81,6 @@ class PostgresRunStore:
                 return await _read(connection, run_id)
             for source, position in end.positions.items():
                 await connection.execute(statement("save_position"), source, known["job"], position)
-            await connection.execute(statement("release_batches"), run_id)
             run = await _end(connection, run_id, known["job"], end)
             await _after(connection, run, end, known["replaced_by"])
             return run
@@ -150,9 +149,13 @@ async def _read(connection: Connection, run_id: UUID) -> Run:
 
 
 async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd) -> Run:
-    """Close the books; the run is locked and nothing of it is open any more."""
+    """Close the books; the run is locked, and what it still holds is given back."""
     row = await connection.fetchrow(statement("count_batches"), run_id)
     assert row is not None
+    if row["open"]:
+        await connection.execute(statement("release_batches"), run_id)
+        row = await connection.fetchrow(statement("count_batches"), run_id)
+        assert row is not None
     counts = _counts(row)
     ended = await connection.fetchrow(
         statement("end_run"),

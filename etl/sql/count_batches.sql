@@ -8,6 +8,7 @@ SELECT coalesce(sum(claimed), 0)::bigint AS claimed,
        coalesce(sum(claimed) FILTER (WHERE state IN ('released', 'expired', 'replaced')), 0)::bigint AS released,
        coalesce(sum(vanished), 0)::bigint AS vanished,
        coalesce(sum(retried), 0)::bigint AS retried,
-       count(*) AS batches
+       count(*) AS batches,
+       count(*) FILTER (WHERE state = 'open') AS open
   FROM etl.batch
  WHERE run_id = $1
