@@ -38,6 +38,7 @@ from etl.postgres.operations import Operations
 from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.schedule_store import PostgresScheduleStore
+from etl.postgres.tidying import tidy_ledger
 from etl.processors.chain import Chain
 from etl.runtime.by_hand import Starter
 from etl.runtime.control import RunControl
@@ -132,6 +133,13 @@ class Application:
         then = await self.operations.then(pipeline.name, datetime.now(UTC), datetime.now(UTC))
         stored = {(pipeline.name, each.trigger): each.spec for each in then.stored}
         return service.changed(stored, then.now).refused
+
+    async def tidy_ledger(self, pipeline: Pipeline) -> int:
+        """Drop what a job's ledger remembers of rows that do not exist any more; how many entries that were.
+
+        Raises `ConfigurationError` for a job without a ledger.
+        """
+        return await tidy_ledger(self.database, pipeline)
 
     async def backlog(self, pipeline: Pipeline) -> int | None:
         """How many rows are pending; None for a source without a table, or when counting takes too long."""

@@ -310,8 +310,8 @@ class Holder:
 
 
 def ids(batch: Batch) -> list[int]:
-    """The keys of a batch whose key is one number."""
-    return [int(key) for key in batch.keys[0]]
+    """The keys of a batch whose key is one number (behind the transaction, if it was claimed by a cursor)."""
+    return [int(key) for key in batch.keys[-1]]
 
 
 def written(
@@ -355,6 +355,8 @@ def _range_checks(table: UserTable, collations: Mapping[str, str]) -> str:
         return f"({', '.join(parts)})"
 
     source = "'" + table.name.replace("'", "''") + "'"
+    if table.by_range:
+        return _stretch_checks(source, bound)
     return f"""
 SELECT 'a reserved range is none: ' || lo::text || '..' || hi::text
   FROM etl.batch
@@ -364,6 +366,22 @@ SELECT 'reserved ranges meet: ' || a.lo::text || '..' || a.hi::text || ' and ' |
   FROM etl.batch a JOIN etl.batch b ON a.source = b.source AND a.token < b.token
  WHERE a.source = {source} AND a.state IN ('open', 'expired') AND b.state IN ('open', 'expired')
    AND {bound("a.lo")} <= {bound("b.hi")} AND {bound("b.lo")} <= {bound("a.hi")}
+"""
+
+
+def _stretch_checks(source: str, bound: Callable[[str], str]) -> str:
+    """Stretches of a cursor, covered or in somebody's hands, that are none, or that meet another."""
+    stretches = f"""(
+SELECT after AS lo, upto AS hi FROM etl.covered WHERE source = {source} AND upto IS NOT NULL
+ UNION ALL
+SELECT lo, hi FROM etl.batch WHERE source = {source} AND state IN ('open', 'expired') AND NOT replay)"""
+    numbered = f"(SELECT lo, hi, row_number() OVER () AS n FROM {stretches} AS s)"
+    return f"""
+SELECT 'a stretch is none: ' || lo::text || '..' || hi::text FROM {stretches} AS s WHERE {bound("lo")} >= {bound("hi")}
+UNION ALL
+SELECT 'stretches meet: ' || coalesce(a.lo::text, '') || '..' || a.hi::text || ' and ' || coalesce(b.lo::text, '') || '..' || b.hi::text
+  FROM {numbered} AS a JOIN {numbered} AS b ON a.n < b.n
+ WHERE (a.lo IS NULL OR {bound("a.lo")} < {bound("b.hi")}) AND (b.lo IS NULL OR {bound("b.lo")} < {bound("a.hi")})
 """
 
 

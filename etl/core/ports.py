@@ -149,6 +149,10 @@ class BatchSource(Protocol):
     def strangers(self) -> bool:
         """Whether the last claim saw rows that others hold."""
 
+    @property
+    def by_range(self) -> bool:
+        """Whether a batch has to be completed as a whole, without rows that go on by themselves."""
+
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers."""
 

@@ -24,6 +24,7 @@ class Column:
     not_null: bool
     generated: bool
     collation: str | None = None  # its SQL name, where the type has one
+    default: str | None = None  # as SQL
 
     @property
     def is_scalar(self) -> bool:

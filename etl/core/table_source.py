@@ -14,7 +14,9 @@ class TableSource(TriggerSource):
     query: str | None
     key: tuple[str, ...] | None
     pending: str
-    done: str
+    done: str | None
+    ledger: bool | str
+    cursor: str | None
     failed: str | None
     batch_size: int | Literal["auto"]
     concurrency: int

@@ -20,6 +20,8 @@ from etl.postgres.check import checked
 from etl.postgres.claim import Claimant
 from etl.postgres.claims import Claims
 from etl.postgres.completion import Completion, Finishing, RowWriter
+from etl.postgres.cursor import CursorClaims
+from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection, Database
 from etl.postgres.events import EventLog
 from etl.postgres.resolution import Resolved
@@ -73,7 +75,7 @@ class ClaimedTable:
     ) -> None:
         self._database = database
         self._claimant = claimant
-        self._claims = Claims(database, claimant)
+        self._claims = _claims(database, claimant)
         self._writer = writer
         self._sink_name = sink_name
 
@@ -91,6 +93,11 @@ class ClaimedTable:
     def strangers(self) -> bool:
         """Whether the last claim saw ranges that others hold."""
         return self._claims.strangers
+
+    @property
+    def by_range(self) -> bool:
+        """Whether a batch has to be completed as a whole."""
+        return self._claimant.table.by_range
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers."""
@@ -138,3 +145,9 @@ class ClaimedTable:
             return await connection.fetch(statement("free_abandoned"), self.name, self._claimant.job)
 
         return len(await self._database.unit(free))
+
+
+def _claims(database: Database, claimant: Claimant) -> Claims:
+    """A replay takes single rows, whatever its source goes by."""
+    by_cursor = isinstance(claimant.table, CursorTable) and not claimant.table.replay
+    return CursorClaims(database, claimant) if by_cursor else Claims(database, claimant)

@@ -96,6 +96,7 @@ async def _facts(connection: Connection, found: asyncpg.Record) -> TableFacts:
             not_null=row["not_null"],
             generated=row["generated"],
             collation=row["collation"],
+            default=row["default"],
         )
         columns[column.name] = column
         if row["may_update"]:
@@ -172,6 +173,30 @@ def resolve_key(facts: TableFacts, wanted: tuple[str, ...] | None) -> tuple[Colu
         problem = f"no unique index on ({names})"
     remedy = f"CREATE UNIQUE INDEX ON {table.sql} (...), or use another key"
     raise ConfigurationError(problem, setting="key", remedy=remedy)
+
+
+def resolve_cursor(facts: TableFacts, name: str) -> Column:
+    """The column that holds the transaction a row was written by.
+
+    Raises `ConfigurationError` unless it is an xid8, not null, that every INSERT fills in by itself.
+    """
+    table = facts.table
+    column = table.columns.get(name)
+    quoted = quote_identifier(name)
+    if column is None:
+        remedy = f"ALTER TABLE {table.sql} ADD COLUMN {quoted} xid8 NOT NULL DEFAULT pg_current_xact_id()"
+        raise ConfigurationError(f"table {table.identity} has no column {name!r}", setting="cursor", remedy=remedy)
+    if column.base != "xid8":
+        remedy = "name a column of type xid8 with DEFAULT pg_current_xact_id(); numbers and times lose rows"
+        raise ConfigurationError(f"column {name!r} is of type {column.base}", setting="cursor", remedy=remedy)
+    if column.default != "pg_current_xact_id()":
+        remedy = f"ALTER TABLE {table.sql} ALTER {quoted} SET DEFAULT pg_current_xact_id()"
+        problem = f"the default of column {name!r} is not pg_current_xact_id()"
+        raise ConfigurationError(problem, setting="cursor", remedy=remedy)
+    if not column.not_null:
+        remedy = f"fill it where it is null, then ALTER TABLE {table.sql} ALTER {quoted} SET NOT NULL"
+        raise ConfigurationError(f"column {name!r} may be null", setting="cursor", remedy=remedy)
+    return column
 
 
 def _shortcoming(index: asyncpg.Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +15,17 @@ from etl.core.sql_processor import SqlProcessor
 from etl.core.table import quote_identifier
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
+from etl.postgres.assignments import assigned_columns
 from etl.postgres.catalog import TableFacts
 from etl.postgres.completion import RowWriter
+from etl.postgres.cursor_advice import SMALL_TABLE, cursor_advice, nodes_of, rows_about
+from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, hint_of, said
+from etl.postgres.ledger import LedgerTable
 from etl.postgres.resolution import Resolved, resolve_sink, resolve_source
 from etl.postgres.sql_stage import SqlStage
-from etl.postgres.user_table import UserTable, assigned_columns
+from etl.postgres.user_table import UserTable
 
 _REMEDIES = {
     "pending": "write a condition over the row's own columns, e.g. status = 'pending'",
@@ -32,9 +35,6 @@ _REMEDIES = {
     "SqlProcessor": "write one statement",
 }
 _PARAMETER = ("contains a parameter, such as $1", "write the value itself")
-
-# Below this many rows any plan is fast.
-_SMALL_TABLE = 10_000
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Findings:
 
 async def checked(database: Database, pipeline: Pipeline) -> Resolved:
     """The pipeline's tables, if nothing is wrong with it. Raises `ConfigurationError` with all faults otherwise."""
-    findings, resolved = await database.unit(lambda connection: check(connection, pipeline))
+    findings, resolved = await database.unit(lambda connection: check(connection, pipeline, advise=False))
     if findings.faults:
         raise combined(findings.faults)
     return resolved
@@ -74,14 +74,15 @@ def combined(faults: list[ConfigurationError]) -> ConfigurationError:
     return ConfigurationError("\n".join(str(fault) for fault in faults))
 
 
-async def check(connection: Connection, pipeline: Pipeline) -> tuple[Findings, Resolved]:
-    """Look at everything the job says about the database."""
-    return await _Check(connection, pipeline).run()
+async def check(connection: Connection, pipeline: Pipeline, *, advise: bool = True) -> tuple[Findings, Resolved]:
+    """Look at everything the job says about the database; `advise`: also at what would be better otherwise."""
+    return await _Check(connection, pipeline, advise).run()
 
 
 class _Check:
-    def __init__(self, connection: Connection, pipeline: Pipeline) -> None:
+    def __init__(self, connection: Connection, pipeline: Pipeline, advise: bool) -> None:
         self._connection = connection
+        self._advise = advise
         self._pipeline = pipeline
         self._findings = Findings()
 
@@ -92,12 +93,12 @@ class _Check:
         if isinstance(definition, TableSource):
             async with self._noting():
                 unread = isinstance(sink, SqlProcessor) and not self._pipeline.processors
-                source, facts = await resolve_source(self._connection, definition, unread=unread)
+                source, facts = await resolve_source(self._connection, definition, self._pipeline.name, unread=unread)
             if source is not None and facts is not None:
                 await self._check_source(source, facts)
         if isinstance(sink, SqlProcessor) and source is not None:
-            writer = SqlStage(sink.sql, source.key)
-            prepared = await self._try("SqlProcessor", writer.sql, parameters=len(source.key))
+            writer = SqlStage(sink.sql, source.row_key)
+            prepared = await self._try("SqlProcessor", writer.sql, parameters=len(source.row_key))
             if prepared is not None and not prepared.get_parameters():
                 self._fault("SqlProcessor", "says $keys in a string or a comment only", "write WHERE id = ANY($keys)")
         if isinstance(sink, TableSink):
@@ -118,7 +119,7 @@ class _Check:
         if not facts.select:
             return
         before = len(self._findings.faults)
-        await self._try("pending", source.sweep_end)
+        await self._try("pending", source.backlog)
         if len(self._findings.faults) > before:
             return  # every other statement contains it
         handled = len(source.key) + 1  # the keys' columns and the versions
@@ -127,7 +128,13 @@ class _Check:
             await self._try("failed", source.fail, parameters=handled)
         if source.query is not None:
             await self._check_query(source)
-        await self._advise_index(source, facts)
+        if not self._advise:
+            return
+        if isinstance(source, CursorTable):
+            async with self._noting():
+                self._findings.advice += await cursor_advice(self._connection, source, facts, self._pipeline.name)
+        elif not isinstance(source, LedgerTable):  # that one walks along the key's own index
+            await self._advise_index(source, facts)
 
     async def _check_query(self, source: UserTable) -> None:
         """The query must be one SELECT that has the key among its columns, each column once."""
@@ -140,7 +147,7 @@ class _Check:
             self._fault(
                 "query", f"gives {', '.join(map(repr, twice))} more than once", "name each column once (AS ...)"
             )
-        absent = [column.name for column in source.key if column.name not in names]
+        absent = [column.name for column in source.row_key if column.name not in names]
         if absent:
             self._fault("query", f"does not give the key {', '.join(map(repr, absent))}", "add it to the SELECT list")
         if not twice and not absent:
@@ -172,17 +179,15 @@ class _Check:
     async def _advise_index(self, source: UserTable, facts: TableFacts) -> None:
         """On a large table the claim wants a partial index on the key of pending rows."""
         plan = await self._connection.fetchval(f"EXPLAIN (FORMAT JSON) {source.sweep_end}")
-        rows = await self._connection.fetchval(
-            "SELECT greatest(reltuples, 0)::float8 FROM pg_class WHERE oid = $1", facts.oid
-        )
-        used = [node["Index Name"] for node in _nodes(plan[0]["Plan"]) if "Index Name" in node]
+        rows = await rows_about(self._connection, facts)
+        used = [node["Index Name"] for node in nodes_of(plan[0]["Plan"]) if "Index Name" in node]
         partial = await self._connection.fetchval(
             "SELECT bool_or(i.indpred IS NOT NULL) FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
             " WHERE i.indrelid = $1 AND c.relname = ANY ($2::text[])",
             facts.oid,
             used,
         )
-        if partial or (rows or 0) < _SMALL_TABLE:
+        if partial or rows < SMALL_TABLE:
             return
         key = ", ".join(quote_identifier(column.name) for column in source.key)
         condition = " ".join(source.pending.split())
@@ -221,9 +226,3 @@ def _remedy(setting: str, error: asyncpg.PostgresError) -> str:
     if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)):
         return hint_of(error) or "name it as the catalog has it"
     return hint_of(error) or _REMEDIES[setting]
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from _nodes(child)

@@ -91,13 +91,17 @@ class Claim:
             raise RunLostError(f"run {claimant.run_id} is not running here any more")
         if key != table.key_signature:
             raise claimed_by_another_key(table, claimant.job, key)
-        after = self._segments[0].after if self._segments else None
-        state = await self._connection.fetchrow(table.claim_state, token, table.name, claimant.job, after)
-        assert state is not None
+        state = await self._read_state(token)
         self._issues = state["issues"]
         answer = await self._find(token, most, state)
         strangers = any(run != str(claimant.run_id) for run in state["holders"])
         return replace(answer, issues=self._issues, strangers=strangers)
+
+    async def _read_state(self, token: UUID) -> asyncpg.Record:
+        table, after = self._table, self._segments[0].after if self._segments else None
+        state = await self._connection.fetchrow(table.claim_state, token, table.name, self._claimant.job, after)
+        assert state is not None
+        return state
 
     async def _find(self, token: UUID, most: int, state: asyncpg.Record) -> Answer:
         if state["known"] is not None:
@@ -128,17 +132,20 @@ class Claim:
         rows = await self._rows_between(victim["lo"], victim["hi"], limit=size + 1)
         await self._connection.execute(statement("replace_batch"), expired)
         if not rows:
+            await self._nothing_between(victim["lo"], victim["hi"])
             return Answer(None, self._segments, again=True)
-        rest = rows[size:]
+        taken, rest = rows[:size], rows[size:]
+        upto = self._key(taken[-1]) if rest else victim["hi"]
         if rest:
             # Only a row that was alone when its process died may be blamed for it.
             crashes = min(crashes, MAX_CRASHES - 1)
-            await self._insert(uuid4(), None, 0, "expired", self._key(rest[0]), victim["hi"], crashes, 0)
-        batch = self._batch(token, rows[:size], crashes)
-        await self._record(batch)
+            lo = self._begin(upto, self._key(rest[0]))
+            await self._insert(uuid4(), None, 0, "expired", lo, victim["hi"], crashes, 0)
+        batch = self._batch(token, taken, crashes)
+        await self._record(batch, victim["lo"], upto)
         return Answer(batch, self._segments)
 
-    async def _take_next(self, reserved: Sequence[tuple[Key, Key]], token: UUID, most: int) -> Answer:
+    async def _take_next(self, reserved: Sequence[Any], token: UUID, most: int) -> Answer:
         """The next rows in question outside every reserved range, gap by gap."""
         if not self._segments:
             return Answer(None, ())
@@ -147,8 +154,11 @@ class Claim:
             rows = await self._rows_in_gap(after, before, segment.last, most)
             if rows:
                 batch = self._batch(token, rows, crashes=self._crashes(rows[0]))
-                await self._record(batch)
-                return Answer(batch, self._after(self._key(rows[-1])))
+                last = self._key(rows[-1])
+                await self._record(batch, after, last)
+                return Answer(batch, self._after(last))
+            if (reached := await self._reached(after, before, segment.last)) is not None:
+                return Answer(None, self._after(reached), again=True)
         rest = self._segments[1:]
         return Answer(None, rest, again=bool(rest))
 
@@ -167,12 +177,34 @@ class Claim:
         alike = next((n for n, row in enumerate(rows) if self._crashes(row) != crashes), len(rows))
         return rows[: min(alike, piece_size(self._claimant.batch_size, crashes))]
 
+    async def _reached(self, after: Key | None, before: Key | None, last: Key) -> Key | None:
+        """Where a look at this gap that found no rows ended; None: at the gap's end."""
+        sql = self._table.reach(after=after is not None, before=before is not None)
+        if sql is None:
+            return None
+        bounds = [bound for bound in (after, before) if bound is not None]
+        reached: Key | None = await self._connection.fetchval(sql, last, *bounds)
+        return reached
+
     async def _rows_between(self, lo: Key, hi: Key, limit: int | None) -> list[asyncpg.Record]:
         selection = self._claimant.selection(self._issues)
         return await self._connection.fetch(self._table.rows_between, *selection, limit, hi, lo)
 
-    async def _record(self, batch: Batch) -> None:
-        lo, hi = batch.key(0), batch.key(len(batch) - 1)
+    # What a range is: from the first row to the last. (A cursor sees that otherwise.)
+
+    def _range(self, batch: Batch, after: Key | None, upto: Key) -> tuple[Key | None, Key]:
+        """What is reserved for rows that were found after `after` in a stretch that ends at `upto`."""
+        return batch.key(0), batch.key(len(batch) - 1)
+
+    def _begin(self, before: Key, first: Key) -> Key:
+        """Where the range of rows begins: the key of the row before them, the key of the first one."""
+        return first
+
+    async def _nothing_between(self, lo: Key | None, hi: Key) -> None:
+        """There are no rows any more in a range that somebody had held."""
+
+    async def _record(self, batch: Batch, after: Key | None, upto: Key) -> None:
+        lo, hi = self._range(batch, after, upto)
         run_id = self._claimant.run_id
         await self._insert(batch.token, run_id, batch.number, "open", lo, hi, batch.crashes, len(batch))
         if self._table.replay:
@@ -180,7 +212,15 @@ class Claim:
             await self._connection.execute(statement("mark_replayed"), run_id, batch.token, keys)
 
     async def _insert(
-        self, token: UUID, run_id: UUID | None, number: int, state: str, lo: Key, hi: Key, crashes: int, claimed: int
+        self,
+        token: UUID,
+        run_id: UUID | None,
+        number: int,
+        state: str,
+        lo: Key | None,
+        hi: Key,
+        crashes: int,
+        claimed: int,
     ) -> None:
         job, source, replay = self._claimant.job, self._table.name, self._table.replay
         await self._connection.execute(

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from etl.core.batch import Batch, Failure
 from etl.core.faults import Fault
+from etl.errors import ConfigurationError
 from etl.postgres.claim import Answer, Claim, Claimant, Key, Segment, claimed_by_another_key
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
-
-# A table that was never analysed looks to the server as if next to nothing were pending: it would fetch and sort all
-# that is, for each claim, instead of walking along the key's index and stopping after a batch.
-_IN_KEY_ORDER = "SET LOCAL enable_sort = off"
-
 
 # Bytes of rows, as they are stored, after which a batch is full. One row more than that is always taken.
 BATCH_BYTES = 32 * 1024 * 1024
@@ -35,6 +31,8 @@ class QueryRowError(Exception):
 
 class Claims:
     """The claims of one run. Not for concurrent use: a run's claims come one after the other."""
+
+    claim_type: ClassVar[type[Claim]] = Claim
 
     def __init__(self, database: Database, claimant: Claimant) -> None:
         self._database = database
@@ -61,7 +59,7 @@ class Claims:
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers: every key in question up to the last one there is now."""
-        end, hint = await self._database.unit(self._survey, local=_IN_KEY_ORDER)
+        end, hint = await self._database.unit(self._survey, local=self.table.planning)
         self._end, self._former_hint = end, hint
         if end is None:
             self._segments = ()
@@ -130,6 +128,8 @@ class Claims:
     async def _rekey(self, connection: Connection, former: str) -> None:
         table = self.table
         await connection.fetchval(statement("lock_source"), table.name)
+        if await connection.fetchval(statement("remembers_rows"), table.name):
+            raise _remembered_by_another_key(table, self._claimant.job, former)
         await connection.execute(statement("release_expired"), table.name)
         if await connection.fetchval(statement("rekey_source"), table.name, table.key_signature) is None:
             raise claimed_by_another_key(table, self._claimant.job, former)
@@ -151,9 +151,9 @@ class Claims:
         number = self._number + 1
 
         async def claim(connection: Connection) -> Answer:
-            return await Claim(connection, claimant, self._segments, number).answer(token, most)
+            return await self.claim_type(connection, claimant, self._segments, number).answer(token, most)
 
-        return await self._database.unit(claim, local=_IN_KEY_ORDER)
+        return await self._database.unit(claim, local=self.table.planning)
 
     async def _read_query(self, table: UserTable, batch: Batch, positions: range) -> None:
         """Fill in what the query gives for the claimed keys; other than one readable row is that row's own failure."""
@@ -181,3 +181,13 @@ class Claims:
             else:
                 error_text = f"the query gives {len(found)} rows for key {batch.key_json(position)}, not one"
                 batch.unreadable[position] = Failure.of("query", QueryRowError(error_text))
+
+
+def _remembered_by_another_key(table: UserTable, job: str, key: str) -> ConfigurationError:
+    """What a ledger or a cursor remembers means nothing under another key; to forget it is for people to decide."""
+    return ConfigurationError(
+        f"what is processed of {table.name} is remembered by the key ({key})",
+        job=job,
+        setting="key",
+        remedy=f"keep that key, or give the source a name= of its own to begin anew by ({table.key_signature})",
+    )

@@ -27,6 +27,7 @@ from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
 from etl.core.sanitise import ErrorText
 from etl.core.stages import StageCounts, histogram
 from etl.errors import ConfigurationError, RunLostError
+from etl.postgres.coverage import cover
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.quarantine import IMPATIENTLY, Quarantine
@@ -112,7 +113,10 @@ class Completion:
                 raise RunLostError(f"batch {self._batch.token} is {known['state']}")
             progress = _Progress()
             await work(connection, progress)
-            return await self._close(connection, progress, carry)
+            counts = await self._close(connection, progress, carry)
+            if self._by_range:
+                await cover(connection, self._table.name, known["lo"], known["hi"])
+            return counts
 
         return attempt
 
@@ -147,6 +151,8 @@ class Completion:
     async def _locked(self, connection: Connection, positions: Sequence[int]) -> set[int]:
         """Rows that are as they were claimed but locked by another session."""
         table, rows = self._table, self._parameters(positions)
+        if table.lockable is None:
+            return set()
         free = {positions[row[0]] for row in await connection.fetch(table.lockable, *rows)}
         same = {positions[row[0]] for row in await connection.fetch(table.unchanged(payload=False), *rows)}
         return same - free
@@ -172,6 +178,8 @@ class Completion:
 
     def _blame(self, progress: _Progress, position: int, error: Exception) -> None:
         if sqlstate_of(error) == LOCK_NOT_AVAILABLE:
+            if self._by_range:
+                raise error  # no row of the range can be left for later: the whole batch has to wait for that lock
             progress.locked.add(position)
             return
         progress.failures[position] = Failure.of(self._finishing.sink_name, error)
@@ -203,7 +211,7 @@ class Completion:
         started = time.perf_counter()
         if isinstance(writer, SqlStage):
             positions = sorted(taken & self._with_output)
-            written = await writer.apply(connection, row_parameters(self._batch, positions)[:-1])
+            written = await writer.apply(connection, self._row_keys(positions))
         else:
             await writer.write(connection, rows)
             written = len(rows)
@@ -244,7 +252,8 @@ class Completion:
 
     async def _require_changed(self, connection: Connection, positions: Sequence[int]) -> None:
         """Rows that were not marked must have changed since; if not, something keeps `done` from taking effect."""
-        if await connection.fetch(self._table.unmarked, *self._parameters(positions)):
+        sql = self._table.unmarked
+        if sql is not None and await connection.fetch(sql, *self._parameters(positions)):
             raise self._misdeclared(
                 "done", "has no effect on some rows", "look for a trigger or row-level security that stops the UPDATE"
             )
@@ -326,9 +335,18 @@ class Completion:
         )
 
     @property
+    def _by_range(self) -> bool:
+        return self._finishing.table is not None and self._finishing.table.by_range
+
+    @property
     def _table(self) -> UserTable:
         assert self._finishing.table is not None
         return self._finishing.table
+
+    def _row_keys(self, positions: Sequence[int]) -> list[Any]:
+        """The columns that identify the rows."""
+        keys = row_parameters(self._batch, positions)[:-1]
+        return keys if self._finishing.table is None else keys[-len(self._table.row_key) :]
 
     def _parameters(self, positions: Sequence[int]) -> list[Any]:
         """The key columns and versions of rows, as statements take them."""

@@ -35,7 +35,13 @@ T = TypeVar("T")
 _FIRST_DELAY = 0.05  # seconds, full jitter
 _LONGEST_DELAY = 5.0
 # What a session must look like for keys and bounds to have one text form everywhere.
-_SESSION = {"timezone": "UTC", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "jit": "off"}
+_SESSION = {
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "jit": "off",
+}
 MINIMUM_SERVER = 150000
 _POOLED = "it is behind a pooling proxy: set pooled = true (ETL_POOLED=1)"
 

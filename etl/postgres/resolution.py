@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from etl.core.sink import TableSink
 from etl.core.table import Table
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
-from etl.postgres.catalog import TableFacts, find_column, find_table, resolve_key
+from etl.postgres.assignments import assigned_columns
+from etl.postgres.catalog import TableFacts, find_column, find_table, resolve_cursor, resolve_key
 from etl.postgres.completion import RowWriter
+from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection
+from etl.postgres.ledger import LedgerTable
 from etl.postgres.query import base_table_of
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.table_writer import TableWriter
-from etl.postgres.user_table import UserTable, assigned_columns
+from etl.postgres.user_table import UserTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,12 @@ class Resolved:
 
 
 async def resolve_source(
-    connection: Connection, source: TableSource, *, unread: bool = False
+    connection: Connection, source: TableSource, job: str = "job", *, unread: bool = False
 ) -> tuple[UserTable, TableFacts]:
-    """The source's table, key and statements. `unread`: nobody looks at the rows, so only keys are claimed."""
+    """The source's table, key and statements. `unread`: nobody looks at the rows, so only keys are claimed.
+
+    What a ledger or a cursor remembers is one job's, unless the source has a name; so are the reservations then.
+    """
     name = source.table
     if name is None:
         assert source.query is not None
@@ -43,19 +50,23 @@ async def resolve_source(
             if column.name in assigned:
                 problem = f"sets {column.name!r}, a column of the key"
                 raise ConfigurationError(problem, setting=setting, remedy="a row keeps its key while it is worked on")
-    table = UserTable(
-        table=facts.table,
-        key=key,
-        name=source.name or facts.table.identity,
-        pending=source.pending,
-        done=source.done,
-        failed=source.failed,
-        query=source.query,
-        wanted=() if unread else source.columns,
-    )
     for wanted in source.columns or ():
         find_column(facts.table, wanted, setting="columns")
-    return table, facts
+    shared = source.name or facts.table.identity
+    own = source.name or f"{facts.table.identity}@{job}"
+    parts: dict[str, Any] = {"table": facts.table, "pending": source.pending, "query": source.query}
+    parts["wanted"] = () if unread else source.columns
+    if source.done is not None:
+        marked = UserTable(key=key, name=shared, done=source.done, failed=source.failed, **parts)
+        return marked, facts
+    if source.cursor is not None:
+        column = resolve_cursor(facts, source.cursor)
+        key = (column, *(part for part in key if part != column))
+        return CursorTable(key=key, name=own, **parts), facts
+    changed = None
+    if isinstance(source.ledger, str):
+        changed = find_column(facts.table, source.ledger, setting="ledger")
+    return LedgerTable(key=key, name=own, changed=changed, **parts), facts
 
 
 async def resolve_sink(connection: Connection, sink: TableSink) -> tuple[TableWriter, TableFacts]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from etl.core.sql_processor import KEYS
 from etl.core.table import Column
+from etl.postgres.assignments import split_sql
 from etl.postgres.database import Connection
-from etl.postgres.user_table import split_sql
 
 _AFFECTED = re.compile(r"(\d+)$")  # "INSERT 0 12", "UPDATE 12"
 

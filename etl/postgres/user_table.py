@@ -8,22 +8,18 @@ its own name, so that they may qualify their columns with it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from etl.core.batch import Batch
-from etl.core.table import Column, Table, quote_identifier
+from etl.core.table import quote_identifier
+from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, KeyedTable, as_row
 
-# Names of ours inside composed statements; a colon keeps them apart from any sane column.
-_VERSION = '"etl:version"'
-_ORDINAL = '"etl:ordinal"'
-_HANDLED = '"etl:handled"'
 _ISSUE = '"etl:issue"'
 _PENDING = '"etl:pending"'
-_MARKED = '"etl:marked"'
+MARKED = '"etl:marked"'
 # Types whose values have one size or a small one, and those that know their length.
 _NUMBERS = ("bool", "int2", "int4", "int8", "float4", "float8", "numeric", "money", "uuid", "oid")
 _FIXED = frozenset((*_NUMBERS, "date", "time", "timetz", "timestamp", "timestamptz", "interval"))
@@ -31,7 +27,7 @@ _TEXT = frozenset(("text", "varchar", "bytea"))
 
 
 @dataclass(frozen=True)
-class UserTable:
+class UserTable(KeyedTable):
     """A source table as one job sees it, resolved, with the statements on it.
 
     `name` is the source's identity for reservations. `wanted`: the columns to read (None: all). `replay` makes the rows
@@ -41,20 +37,28 @@ class UserTable:
     key column.
     """
 
-    table: Table
-    key: tuple[Column, ...]
     name: str
     pending: str
-    done: str
+    done: str = ""
     failed: str | None = None
     query: str | None = None
     replay: bool = False
     wanted: tuple[str, ...] | None = None
 
+    # Settings of the transactions that select rows. A table that was never analysed looks to the server as if next to
+    # nothing were pending: it would fetch and sort all that is, for each claim, instead of walking along the key's
+    # index and stopping after a batch.
+    planning: ClassVar[str] = "SET LOCAL enable_sort = off"
+
     @property
     def key_signature(self) -> str:
         """What keys of this source are made of; equal for jobs whose claims can exclude each other."""
         return ", ".join(f"{column.name} {column.base}" for column in self.key)
+
+    @property
+    def by_range(self) -> bool:
+        """Whether rows are done with by the range of their batch, which then has to be completed as a whole."""
+        return False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -79,7 +83,7 @@ class UserTable:
         are rows too large for a page, whose size has to be looked at.
         """
         return f"""
-SELECT c.key, c.positions -> $2 AS position, clock_timestamp() AS now,
+SELECT c.key, {self._position} AS position, clock_timestamp() AS now,
        EXISTS (SELECT 1 FROM etl.batch b WHERE b.source = c.source AND b.state IN ('open', 'expired')) AS reserved,
        EXISTS (SELECT 1 FROM etl.row_issue i
                 WHERE i.job = $2 AND i.source = $3 AND i.state IN ('open', 'deferred')) AS issues,
@@ -91,15 +95,18 @@ SELECT c.key, c.positions -> $2 AS position, clock_timestamp() AS now,
  WHERE c.source = $3 AND $1::uuid IS NOT NULL
 """
 
+    @property
+    def _position(self) -> str:
+        return "c.positions -> $2"
+
     @cached_property
     def backlog(self) -> str:
         """-> how many rows are pending."""
-        return f"SELECT count(*) FROM {self._table} WHERE (\n{self.pending}\n)"
+        return f"SELECT count(*) FROM {self._table} WHERE {self._left}"
 
     @cached_property
     def claim_state(self) -> str:
         """$1 token, $2 source, $3 job, $4 key to look after (or null) -> known, expired, issues, holders, reserved."""
-        hi = self._key_of_json("b.hi")
         return f"""
 SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
        (SELECT b.token FROM etl.batch b WHERE b.source = $2 AND b.job = $3 AND b.state = 'expired'
@@ -108,31 +115,36 @@ SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
                 WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')) AS issues,
        ARRAY(SELECT DISTINCT b.run_id::text FROM etl.batch b
               WHERE b.source = $2 AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL) AS holders,
-       ARRAY(SELECT jsonb_build_array(b.lo, b.hi) FROM etl.batch b
-              WHERE b.source = $2 AND b.state IN ('open', 'expired')
-                AND ($4::jsonb IS NULL OR {hi} > {self._key_of_json("$4::jsonb")})
-              ORDER BY {self._key_of_json("b.lo", row=False)}) AS reserved
+       {self._reserved()} AS reserved
 """
+
+    def _reserved(self, which: str = "") -> str:
+        return f"""
+       ARRAY(SELECT jsonb_build_array(b.lo, b.hi) FROM etl.batch b
+              WHERE b.source = $2 AND b.state IN ('open', 'expired'){which}
+                AND ($4::jsonb IS NULL OR {self._key_of_json("b.hi")} > {self._key_of_json("$4::jsonb")})
+              ORDER BY {self._key_of_json("b.lo", row=False)})"""
+
+    def reach(self, *, after: bool, before: bool) -> str | None:
+        """$1 last key, then exclusive bounds as asked for -> the key up to which `next_rows` looks in one go, or no row
+        if that is to the end of these bounds. None: it always looks to the end."""
+        return None
 
     def next_rows(self, *, after: bool, before: bool, most_bytes: int | None = None) -> str:
         """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, then exclusive bounds as asked for.
 
         `most_bytes`: no further row once those before have that many, as they are stored.
         """
-        bounds = [f"{self._row} <= {self._key_of_json('$5::jsonb')}"]
-        number = 6
-        for wanted, comparison in ((after, ">"), (before, "<")):
-            if wanted:
-                bounds.append(f"{self._row} {comparison} {self._key_of_json(f'${number}::jsonb')}")
-                number += 1
-        return self._select(bounds, most_bytes)
+        return self._select(self._found(self._bounds(5, after=after, before=before)), most_bytes)
 
     @cached_property
     def rows_between(self) -> str:
         """$1 issues to respect?, $2 job, $3 source, $4 limit, $5 last key, $6 first key (both included)."""
-        return self._select(
-            [f"{self._row} <= {self._key_of_json('$5::jsonb')}", f"{self._row} >= {self._key_of_json('$6::jsonb')}"]
-        )
+        bounds = [
+            f"{self._row} <= {self._key_of_json('$5::jsonb')}",
+            f"{self._row} >= {self._key_of_json('$6::jsonb')}",
+        ]
+        return self._select(self._found(bounds))
 
     @cached_property
     def query_rows(self) -> str:
@@ -140,10 +152,12 @@ SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
         assert self.query is not None
         row = quote_identifier("etl:query")
         matches = " AND ".join(
-            f"{row}.{quote_identifier(c.name)} = {self._handled_key(c, n)}" for n, c in self._numbered
+            f"{row}.{quote_identifier(c.name)} = {self._handled_key(c, n)}"
+            for n, c in self._numbered
+            if c in self.row_key
         )
         return f"""
-SELECT {_HANDLED}.{_ORDINAL}, {row}.*
+SELECT {HANDLED}.{ORDINAL}, {row}.*
   FROM {self._handled(versions=False)}
   JOIN (
 {self.query}
@@ -160,17 +174,14 @@ SELECT {_HANDLED}.{_ORDINAL}, {row}.*
         That the keys lie between two bounds is said for the planner: one walk along the index in place of a descent
         for each row.
         """
-        first, last = (f"${len(self.key) + n}::jsonb" for n in (2, 3))
-        row = _as_row([self._column(column) for column in self.key])
-        within = f"{row} >= {self._key_of_json(first)}\n   AND {row} <= {self._key_of_json(last)}"
         marked = self._mark(
-            self.done, f"{_HANDLED}.{_ORDINAL} - 1 AS position", f"(\n{self.pending}\n) AS pending", within=within
+            self.done, f"{HANDLED}.{ORDINAL} - 1 AS position", f"(\n{self.pending}\n) AS pending", within=self._within
         )
         return f"""
-WITH {_MARKED} AS ({marked})
+WITH {MARKED} AS ({marked})
 SELECT count(*), coalesce(bool_or(pending), false),
        CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
-  FROM {_MARKED}
+  FROM {MARKED}
 """
 
     @cached_property
@@ -178,35 +189,35 @@ SELECT count(*), coalesce(bool_or(pending), false),
         """keys, versions -> (position from 0, still pending?, new version) of the rows that were marked failed."""
         if self.failed is None:
             return None
-        position, version = f"{_HANDLED}.{_ORDINAL} - 1", f"{self._alias}.xmin::text"
+        position, version = f"{HANDLED}.{ORDINAL} - 1", f"{self._alias}.xmin::text"
         return self._mark(self.failed, position, f"(\n{self.pending}\n)", version)
 
     def unchanged(self, *, payload: bool = True) -> str:
         """keys, versions -> (position from 0, version, payload as JSON text) of the rows still as they were claimed."""
         content = f"to_jsonb({self._alias}.*)::text" if payload else "NULL::text"
         return f"""
-SELECT {_HANDLED}.{_ORDINAL} - 1, {self._alias}.xmin::text, {content}
+SELECT {HANDLED}.{ORDINAL} - 1, {self._alias}.xmin::text, {content}
   FROM {self._handled()}
   JOIN {self._table} ON {self._matches}
 """
 
     @cached_property
-    def unmarked(self) -> str:
-        """keys, versions -> positions of the rows that are as they were claimed and still pending."""
+    def unmarked(self) -> str | None:
+        """keys, versions -> positions of the rows that are as they were claimed and still pending. None: such a row may
+        well have been left unmarked."""
         return f"""
-SELECT {_HANDLED}.{_ORDINAL} - 1
+SELECT {HANDLED}.{ORDINAL} - 1
   FROM {self._handled()}
   JOIN {self._table} ON {self._matches}
- WHERE (
-{self.pending}
-)
+ WHERE {self._left}
 """
 
     @cached_property
-    def lockable(self) -> str:
-        """keys, versions -> positions of the rows still as they were claimed and not locked by another session."""
+    def lockable(self) -> str | None:
+        """keys, versions -> positions of the rows still as they were claimed and not locked by another session. None:
+        nobody's lock is in the way of completing them."""
         return f"""
-SELECT {_HANDLED}.{_ORDINAL} - 1
+SELECT {HANDLED}.{ORDINAL} - 1
   FROM {self._handled()}
   JOIN {self._table} ON {self._matches}
    FOR NO KEY UPDATE OF {self._alias} SKIP LOCKED
@@ -239,19 +250,18 @@ RETURNING {", ".join(returning)}
     # Pieces
 
     @property
-    def _alias(self) -> str:
-        return quote_identifier(self.table.name)
+    def _left(self) -> str:
+        """The condition under which a row waits for work."""
+        return f"(\n{self.pending}\n)"
 
-    @property
-    def _table(self) -> str:
-        return f"{self.table.sql} AS {self._alias}"
-
-    @property
-    def _numbered(self) -> list[tuple[int, Column]]:
-        return list(enumerate(self.key, start=1))
-
-    def _column(self, column: Column) -> str:
-        return f"{self._alias}.{quote_identifier(column.name)}"
+    def _bounds(self, number: int, *, after: bool, before: bool) -> list[str]:
+        """Parameter `number` is the last key, the next ones are exclusive bounds as asked for."""
+        bounds = [f"{self._row} <= {self._key_of_json(f'${number}::jsonb')}"]
+        for wanted, comparison in ((after, ">"), (before, "<")):
+            if wanted:
+                number += 1
+                bounds.append(f"{self._row} {comparison} {self._key_of_json(f'${number}::jsonb')}")
+        return bounds
 
     @property
     def _sorted_by(self) -> list[str]:
@@ -265,44 +275,16 @@ RETURNING {", ".join(returning)}
 
     @property
     def _row(self) -> str:
-        return _as_row(self._sorted_by)
-
-    @property
-    def _key_json(self) -> str:
-        return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in self.key)})"
-
-    def _key_of_json(self, json: str, *, row: bool = True) -> str:
-        parts = self._parts_of_json(json)
-        return _as_row(parts) if row else ", ".join(parts)
-
-    def _parts_of_json(self, json: str) -> list[str]:
-        # With the column's collation, or two bounds would be compared by the database's own.
-        return [
-            f"({json} ->> {n - 1})::{column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
-            for n, column in self._numbered
-        ]
-
-    def _handled(self, *, versions: bool = True) -> str:
-        """The rows in hand as a table: parameters $1.. are the key columns, then the versions."""
-        names = [f'"etl:key{n}"' for n, _ in self._numbered]
-        arrays = [f"${n}::text[]" for n, _ in self._numbered]
-        if versions:
-            names.append(_VERSION)
-            arrays.append(f"${len(self.key) + 1}::text::xid[]")
-        return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS {_HANDLED} ({', '.join([*names, _ORDINAL])})"
-
-    def _handled_key(self, column: Column, number: int) -> str:
-        return f'{_HANDLED}."etl:key{number}"::{column.type}'
+        return as_row(self._sorted_by)
 
     @property
     def _matches(self) -> str:
-        same_key = [f"{self._column(column)} = {self._handled_key(column, n)}" for n, column in self._numbered]
-        return "\n   AND ".join([*same_key, f"{self._alias}.xmin = {_HANDLED}.{_VERSION}"])
+        return f"{self._same_key}\n   AND {self._alias}.xmin = {HANDLED}.{VERSION}"
 
     def _rows_in_question(self, direction: str = "") -> str:
         """What follows FROM, up to a WHERE that more conditions may follow."""
         if not self.replay:
-            return f"{self._table}\n WHERE (\n{self.pending}\n)"
+            return f"{self._table}\n WHERE {self._left}"
         names = [f'"etl:key{n}"' for n, _ in self._numbered]
         parts = ", ".join(f"{part} AS {name}" for part, name in zip(self._parts_of_json("key"), names, strict=True))
         matches = " AND ".join(
@@ -330,7 +312,7 @@ RETURNING {", ".join(returning)}
 
     @property
     def _pending_still(self) -> str:
-        return f"(\n{self.pending}\n) IS TRUE"
+        return f"{self._left} IS TRUE"
 
     @property
     def _regclass(self) -> str:
@@ -348,12 +330,16 @@ RETURNING {", ".join(returning)}
         ]
         return " + ".join(sizes) or "0"
 
-    def _select(self, bounds: Sequence[str], most_bytes: int | None = None) -> str:
+    def _found(self, bounds: Sequence[str]) -> str:
+        """What follows FROM where rows within bounds are looked for."""
+        limits = "".join(f"\n   AND {bound}" for bound in bounds)
+        return f"{self._rows_in_question()}{limits}{'' if self.replay else self._not_held}"
+
+    def _select(self, found: str, most_bytes: int | None = None) -> str:
         keys = [f"{self._column(column)}::text" for column in self.key]
         columns = [f"{self._alias}.{quote_identifier(name)}" for name in self.columns]
         crashes = f"{_ISSUE}.replay_crashes" if self.replay else "0"
-        limits = "".join(f"\n   AND {bound}" for bound in bounds)
-        body = f"""  FROM {self._rows_in_question()}{limits}{"" if self.replay else self._not_held}
+        body = f"""  FROM {found}
  ORDER BY {self._order()}
  LIMIT $4
 """
@@ -399,55 +385,3 @@ def _array_literal(numbers: Sequence[int]) -> str:
 def _still_open(row: str, pending: str) -> str:
     """A row left as it was may have been changed since: if it is not pending any more, somebody has handled it."""
     return f"(NOT {_ISSUE}.held OR {_ISSUE}.version = {row}.xmin::text OR {pending})"
-
-
-def _as_row(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
-
-
-def assigned_columns(assignments: str) -> list[str]:
-    """The columns that a SET list assigns, as the server would read their names. Pure text work on valid SQL.
-
-    Understands quoted names, `(a, b) = (...)`, strings, dollar quotes and comments.
-    """
-    names: list[str] = []
-    for assignment in _split_top_level(assignments, ","):
-        target = _split_top_level(assignment, "=")[0].strip()
-        inner = target[1:-1] if target.startswith("(") and target.endswith(")") else target
-        names += [_folded(part) for part in _split_top_level(inner, ",")]
-    return [name for name in names if name]
-
-
-# A name in front of its subscript or field.
-_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^\s.\["]*))')
-# What hides commas, equals signs and parentheses: comments, strings, quoted names; and words, which may hold a dollar.
-_WHOLE = re.compile(
-    r"""(?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))|[eE]'(?:[^'\\]|\\.)*'?|'[^']*'?|"[^"]*"?"""
-    r"""|\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)|[^\W\d][\w$]*|.""",
-    re.DOTALL,
-)
-
-
-def split_sql(text: str) -> list[str]:
-    """SQL in pieces that are one thing each: a comment, a string, a quoted name, a word, or a single character."""
-    return [match[0] for match in _WHOLE.finditer(text)]
-
-
-def _folded(name: str) -> str:
-    match = _NAME.match(name)
-    assert match is not None
-    quoted, plain = match["quoted"], match["plain"]
-    return quoted.replace('""', '"') if quoted is not None else plain.lower()
-
-
-def _split_top_level(text: str, separator: str) -> list[str]:
-    """Split SQL where a separator stands outside parentheses, quotes and comments; comments are dropped."""
-    parts, depth = [""], 0
-    for match in _WHOLE.finditer(text):
-        piece = match[0] if match["comment"] is None else " "
-        depth += (piece in "([") - (piece in ")]")
-        if piece == separator and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += piece
-    return parts

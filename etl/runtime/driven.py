@@ -228,7 +228,8 @@ class DrivenPipeline:
 
     def _must_wait(self, batch: Batch, waiting: int) -> bool:
         """Whether rows in retry hold up their batch: at the end, under suspicion, or when there are too many."""
-        return self._control.stopping or must_be_alone(batch.crashes) or self._straggling_rows + waiting > self._size
+        together = must_be_alone(batch.crashes) or self._table().by_range
+        return self._control.stopping or together or self._straggling_rows + waiting > self._size
 
     async def _straggle(
         self, passage: Passage, waiting: list[int], batch: Batch, leave: Callable[[], Awaitable[None]]

@@ -26,7 +26,17 @@ class BatchProcessingSource(TableSource):
                    query takes its key from.
     `key`          column or columns with a unique index over not-null, ordered columns; default: the primary key.
     `pending`      SQL condition over the row's own columns: which rows wait for work.
+
+    One of three says how a row is known to be done (docs/explanation/incremental.md helps to choose):
+
     `done`         SQL SET list that marks a row as handled ("status = 'done'"); the row must not be pending after it.
+    `ledger`       the table is not written; the framework remembers each key it has handled. True: a row is handled
+                   once. The name of a column: once for each value of it ("updated_at"), so changed rows come again.
+    `cursor`       the table is not written, and only ever added to: the name of its column of type xid8 with the
+                   default pg_current_xact_id(). The framework remembers how far it has come.
+
+    With the latter two `pending` may be left out.
+
     `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
                    somebody changes or replays it.
     `batch_size`   rows claimed at once and committed together; "auto" finds the number that takes a fifth of a second.
@@ -42,8 +52,10 @@ class BatchProcessingSource(TableSource):
         self,
         table: str | None = None,
         *,
-        pending: str,
-        done: str,
+        pending: str | None = None,
+        done: str | None = None,
+        ledger: bool | str = False,
+        cursor: str | None = None,
         query: str | None = None,
         key: str | tuple[str, ...] | None = None,
         failed: str | None = None,
@@ -54,16 +66,22 @@ class BatchProcessingSource(TableSource):
     ) -> None:
         if table is None and query is None:
             raise _refusal("table", "neither table nor query is given", "name the table whose rows wait for work")
-        for setting, text in {"table": table, "query": query, "failed": failed, "name": name}.items():
+        texts = {"table": table, "query": query, "failed": failed, "name": name, "pending": pending, "done": done}
+        for setting, text in {**texts, "cursor": cursor, "ledger": None if ledger in (True, False) else ledger}.items():
             if text is not None:
                 _require_text(setting, text)
-        _require_text("pending", pending)
-        _require_text("done", done)
+        _require_one_way(done, ledger, cursor)
+        if done is None:
+            _refuse_failed(failed)
+        elif pending is None:
+            raise _refusal("pending", "is not given", "write which rows wait, e.g. pending=\"status = 'pending'\"")
         self.table = table
         self.query = None if query is None else query.strip().rstrip(";")
         self.key = None if key is None else key_columns(key, "BatchProcessingSource")
-        self.pending = pending
+        self.pending = "true" if pending is None else pending
         self.done = done
+        self.ledger = ledger
+        self.cursor = cursor
         self.failed = failed
         self.batch_size = batch_size if batch_size == AUTO else _whole("batch_size", batch_size, MAX_BATCH_SIZE)
         self.concurrency = _whole("concurrency", concurrency, MAX_CONCURRENCY)
@@ -103,6 +121,21 @@ def _names(setting: str, value: Any) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
         raise _refusal(setting, f"{value!r} does not name columns, each once", f"write {setting}=('id', 'payload')")
     return tuple(names)
+
+
+def _require_one_way(done: str | None, ledger: bool | str, cursor: str | None) -> None:
+    given = [f"{name}=" for name, value in (("done", done), ("ledger", ledger), ("cursor", cursor)) if value]
+    if not given:
+        remedy = "mark rows (done=\"status = 'done'\"), or leave the table as it is (ledger=True, cursor='txid')"
+        raise _refusal("done", "nothing says how a row is known to be done", remedy)
+    if len(given) > 1:
+        raise _refusal("done", f"{' and '.join(given)} exclude each other", "keep one of them")
+
+
+def _refuse_failed(failed: str | None) -> None:
+    if failed is not None:
+        remedy = "leave it out: rows that fail are kept apart in etl.row_issue"
+        raise _refusal("failed", "would write to a table that is only read", remedy)
 
 
 def _whole(setting: str, value: Any, most: int) -> int:

@@ -21,6 +21,9 @@ SELECT a.attname AS name,
          WHERE co.oid = a.attcollation) AS collation,
        a.attnotnull OR r.not_null AS not_null,
        a.attgenerated <> '' AS generated,
+       (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+          FROM pg_catalog.pg_attrdef d
+         WHERE d.adrelid = $1 AND d.adnum = a.attnum) AS "default",
        pg_catalog.has_column_privilege($1, a.attnum, 'UPDATE') AS may_update,
        pg_catalog.has_column_privilege($1, a.attnum, 'INSERT') AS may_insert
   FROM resolved r

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from etl.core.table import quote_identifier
-from etl.postgres.user_table import assigned_columns
+from etl.postgres.assignments import assigned_columns
 
 
 @pytest.mark.parametrize(

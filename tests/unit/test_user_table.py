@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 
 from etl.core.table import Column, Table, quote_identifier
+from etl.postgres.cursor_table import CursorTable
+from etl.postgres.ledger import LedgerTable
 from etl.postgres.user_table import UserTable
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12)
@@ -34,6 +36,19 @@ def user_table(**changes: Any) -> UserTable:
     return replace(plain, **changes)
 
 
+def ledger(**changes: Any) -> LedgerTable:
+    """The same, with a ledger."""
+    plain = user_table()
+    return LedgerTable(plain.table, plain.key, name="it's \\ a name", pending="status = 1", **changes)
+
+
+def by_cursor(**changes: Any) -> CursorTable:
+    """The same, with a cursor."""
+    plain = user_table()
+    key = (column("txid", "xid8"), *plain.key)
+    return CursorTable(plain.table, key, name="an inbox@job", pending="status = 1", **changes)
+
+
 def statements(table: UserTable) -> dict[str, str]:
     """Every statement on the user's table, by its name."""
     found = {
@@ -44,13 +59,19 @@ def statements(table: UserTable) -> dict[str, str]:
         "complete": table.complete,
         "unchanged": table.unchanged(),
         "unchanged without payload": table.unchanged(payload=False),
-        "unmarked": table.unmarked,
-        "lockable": table.lockable,
         "settled_elsewhere": table.settled_elsewhere,
     }
+    optional = {"unmarked": table.unmarked, "lockable": table.lockable}
+    optional |= {f"reach {after}": table.reach(after=after, before=True) for after in (False, True)}
+    found |= {name: sql for name, sql in optional.items() if sql is not None}
     for after in (False, True):
         for before in (False, True):
             found[f"next_rows {after} {before}"] = table.next_rows(after=after, before=before)
+    if isinstance(table, LedgerTable):
+        found["forget_gone"] = table.forget_gone
+    if isinstance(table, CursorTable) and not table.replay:
+        found["outlook"] = table.outlook
+        found["newest"] = table.newest
     if table.fail is not None:
         found["fail"] = table.fail
     if table.query is not None:
@@ -64,6 +85,13 @@ VARIANTS = {
     "query": user_table(query='SELECT * FROM sales."Order Inbox"'),
     "single key": user_table(key=(column("region"),)),
     "without failed": user_table(failed=None),
+    "ledger": ledger(),
+    "ledger of versions": ledger(changed=column("status")),
+    "ledger, single key": replace(ledger(), key=(column("region"),)),
+    "replay of a ledger": ledger(replay=True),
+    "cursor": by_cursor(),
+    "replay of a cursor": by_cursor(replay=True),
+    "cursor with a query": by_cursor(query='SELECT * FROM sales."Order Inbox"'),
 }
 
 
@@ -152,7 +180,7 @@ def test_a_replay_marks_rows_whatever_their_mark_says() -> None:
 def test_results_are_matched_to_rows_by_ordinal() -> None:
     table = user_table()
 
-    for sql in (table.complete, table.unchanged(), table.unmarked, table.lockable):
+    for sql in (table.complete, table.unchanged(), table.unmarked or "", table.lockable or ""):
         assert "WITH ORDINALITY" in sql
         assert '"etl:handled"."etl:ordinal" - 1' in sql
 
@@ -174,9 +202,16 @@ async def test_postgres_understands_every_statement(variant: str, db: Any) -> No
     await db.execute("""
         CREATE SCHEMA sales;
         CREATE TABLE sales."Order Inbox" (
-            region bigint, "Order No" bigint, status bigint, PRIMARY KEY (region, "Order No")
+            region bigint, "Order No" bigint, status bigint, txid xid8, PRIMARY KEY (region, "Order No")
         )""")
 
     prepared = [await db.prepare(sql) for sql in statements(VARIANTS[variant]).values()]
 
     assert len(prepared) == len(statements(VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "ledger" in name or "cursor" in name])
+def test_a_table_that_is_only_read_is_neither_written_nor_locked(variant: str) -> None:
+    for name, sql in statements(VARIANTS[variant]).items():
+        assert not re.search(r"\bFOR (NO KEY )?(UPDATE|SHARE|KEY SHARE)\b", sql), name
+        assert not re.search(r'(UPDATE|INSERT INTO|DELETE FROM) "sales"', sql), name

@@ -1,0 +1,95 @@
+"""A table of the user and its key, as they are written in statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from etl.core.table import Column, Table, quote_identifier
+
+# Names of ours inside composed statements; a colon keeps them apart from any sane column.
+VERSION = '"etl:version"'
+ORDINAL = '"etl:ordinal"'
+HANDLED = '"etl:handled"'
+
+
+@dataclass(frozen=True)
+class KeyedTable:
+    """Keys travel as text and are cast to the column's own type, so that the server compares them, never Python."""
+
+    table: Table
+    key: tuple[Column, ...]
+
+    @property
+    def row_key(self) -> tuple[Column, ...]:
+        """The last columns of the key, as far as it takes to identify a row."""
+        return self.key
+
+    @property
+    def _alias(self) -> str:
+        return quote_identifier(self.table.name)
+
+    @property
+    def _table(self) -> str:
+        return f"{self.table.sql} AS {self._alias}"
+
+    @property
+    def _numbered(self) -> list[tuple[int, Column]]:
+        return list(enumerate(self.key, start=1))
+
+    def _column(self, column: Column) -> str:
+        return f"{self._alias}.{quote_identifier(column.name)}"
+
+    @property
+    def _own_row(self) -> str:
+        return as_row([self._column(column) for column in self.key])
+
+    @property
+    def _key_json(self) -> str:
+        return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in self.key)})"
+
+    def _key_of_json(self, json: str, *, row: bool = True) -> str:
+        parts = self._parts_of_json(json)
+        return as_row(parts) if row else ", ".join(parts)
+
+    def _parts_of_json(self, json: str) -> list[str]:
+        # With the column's collation, or two bounds would be compared by the database's own.
+        return [
+            f"({json} ->> {n - 1})::{column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
+            for n, column in self._numbered
+        ]
+
+    @property
+    def _within(self) -> str:
+        """The rows in hand lie between two bounds, the parameters behind keys and versions."""
+        first, last = (f"${len(self.key) + n}::jsonb" for n in (2, 3))
+        row = self._own_row
+        return f"{row} >= {self._key_of_json(first)}\n   AND {row} <= {self._key_of_json(last)}"
+
+    def _handled(self, *, versions: bool = True) -> str:
+        """The rows in hand as a table: parameters $1.. are the key columns, then the versions."""
+        names = [f'"etl:key{n}"' for n, _ in self._numbered]
+        arrays = [f"${n}::text[]" for n, _ in self._numbered]
+        if versions:
+            names.append(VERSION)
+            arrays.append(f"${len(self.key) + 1}::text::xid[]")
+        return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS {HANDLED} ({', '.join([*names, ORDINAL])})"
+
+    def _handled_key(self, column: Column, number: int) -> str:
+        return f'{HANDLED}."etl:key{number}"::{column.type}'
+
+    @property
+    def _same_key(self) -> str:
+        same = [f"{self._column(column)} = {self._handled_key(column, n)}" for n, column in self._numbered]
+        return "\n   AND ".join(same)
+
+
+def as_row(parts: Sequence[str]) -> str:
+    """Values that are compared together."""
+    return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def quote_literal(text: str) -> str:
+    """Text as a string in SQL, as quote_literal() writes it: right whatever standard_conforming_strings says."""
+    escaped = text.replace("'", "''").replace("\\", "\\\\")
+    return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
