@@ -28,8 +28,8 @@ from etl.core.batch import Batch, Failure, Processed
 from etl.core.counts import Counts
 from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, Run, RunState
-from etl.postgres.binding import ClaimedTable
 from etl.postgres.claim import Claimant
+from etl.postgres.claimed_table import ClaimedTable
 from etl.postgres.codecs import set_codecs
 from etl.postgres.completion import RowWriter
 from etl.postgres.database import Database

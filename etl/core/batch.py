@@ -31,7 +31,8 @@ class Batch:
     """Rows in the hands of one run, under one token, in key order.
 
     `keys` holds the key as text, one list per key column; `versions` the rows' `xmin` when they were read.
-    `unreadable` holds rows (by position) that could not be given to a processor at all.
+    `unreadable` holds rows (by position) that could not be given to a processor at all. The first `leading` columns of
+    the key only say in which order rows come; `lane` is the name under which the range is reserved ("": the source's).
     """
 
     token: UUID
@@ -43,6 +44,8 @@ class Batch:
     crashes: int = 0
     claim_seconds: float = 0.0
     unreadable: dict[int, Failure] = field(default_factory=dict)
+    leading: int = 0
+    lane: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,6 +53,10 @@ class Batch:
     def key(self, position: int) -> list[str]:
         """The key's parts of one row."""
         return [column[position] for column in self.keys]
+
+    def row_key(self, position: int) -> list[str]:
+        """What identifies one row."""
+        return [column[position] for column in self.keys[self.leading :]]
 
     def key_json(self, position: int) -> str:
         """The key of one row as the framework stores it: a JSON array of texts."""
@@ -65,6 +72,8 @@ class Batch:
             keys=[[column[n] for n in positions] for column in self.keys],
             versions=[self.versions[n] for n in positions],
             crashes=self.crashes,
+            leading=self.leading,
+            lane=self.lane,
         )
 
 

@@ -108,4 +108,4 @@ class Context:
 
     def _key(self, ordinal: int) -> str:
         batch = self._batch.batch
-        return idempotency_key(batch.source, batch.key(ordinal))
+        return idempotency_key(batch.source, batch.row_key(ordinal))

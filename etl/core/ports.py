@@ -142,8 +142,8 @@ class BatchSource(Protocol):
         """The source's identity."""
 
     @property
-    def hint(self) -> list[str] | None:
-        """Where the next sweep may begin; None if there is nothing new to say."""
+    def positions(self) -> Mapping[str, list[str]]:
+        """Where the next sweep may begin, by the name under which that is remembered."""
 
     @property
     def strangers(self) -> bool:

@@ -22,3 +22,6 @@ class TableSource(TriggerSource):
     concurrency: int
     name: str | None
     columns: tuple[str, ...] | None
+    order_by: tuple[str, ...]
+    ordered_by: tuple[str, ...]
+    shards: int

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from uuid import UUID
 
-import asyncpg
-
-from etl.core.batch import Batch, Processed
 from etl.core.batch_size import most_rows
-from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Bound, WorkerIdentity
 from etl.core.run import REPLAY, Run
 from etl.core.table_source import TableSource
-from etl.errors import RunLostError
 from etl.postgres.check import checked
 from etl.postgres.claim import Claimant
-from etl.postgres.claims import Claims
-from etl.postgres.completion import Completion, Finishing, RowWriter
-from etl.postgres.cursor import CursorClaims
-from etl.postgres.cursor_table import CursorTable
-from etl.postgres.database import Connection, Database
+from etl.postgres.claimed_table import ClaimedTable
+from etl.postgres.database import Database
 from etl.postgres.events import EventLog
 from etl.postgres.resolution import Resolved
-from etl.postgres.sql_stage import SqlStage
-from etl.postgres.statements import statement
+from etl.postgres.sharded_table import ShardedTable
 
 
 class PostgresBinder:
@@ -60,94 +49,9 @@ class PostgresBinder:
             worker_id=worker.worker_id,
             batch_size=most_rows(pipeline.source.batch_size),
         )
-        return Bound(ClaimedTable(self._database, claimant, resolved.writer, pipeline.sink.name), None)
+        claims = ShardedTable if resolved.source.shards else ClaimedTable
+        return Bound(claims(self._database, claimant, resolved.writer, pipeline.sink.name), None)
 
     def forget(self, pipeline: Pipeline) -> None:
         """Look again next time."""
         self._resolved.pop(pipeline.name, None)
-
-
-class ClaimedTable:
-    """`core.ports.BatchSource`: one run's claims on a table, and their completion."""
-
-    def __init__(
-        self, database: Database, claimant: Claimant, writer: RowWriter | SqlStage | None, sink_name: str
-    ) -> None:
-        self._database = database
-        self._claimant = claimant
-        self._claims = _claims(database, claimant)
-        self._writer = writer
-        self._sink_name = sink_name
-
-    @property
-    def name(self) -> str:
-        """The source's identity."""
-        return self._claimant.table.name
-
-    @property
-    def hint(self) -> list[str] | None:
-        """Where the job's next sweep may begin."""
-        return self._claims.hint
-
-    @property
-    def strangers(self) -> bool:
-        """Whether the last claim saw ranges that others hold."""
-        return self._claims.strangers
-
-    @property
-    def by_range(self) -> bool:
-        """Whether a batch has to be completed as a whole."""
-        return self._claimant.table.by_range
-
-    async def begin_sweep(self, *, use_hint: bool = True) -> None:
-        """Fix what the sweep covers."""
-        await self._claims.begin_sweep(use_hint=use_hint)
-
-    async def next(self, token: UUID, most: int) -> Batch | None:
-        """Claim the next batch."""
-        return await self._claims.next(token, most)
-
-    def next_number(self) -> int:
-        """A number for a batch split off from another."""
-        return self._claims.next_number()
-
-    async def suspect(self, batch: Batch) -> None:
-        """Should this process die from now on, that is the doing of this batch."""
-        crashes = batch.crashes + 1
-        if not await self._database.unit(lambda c: c.fetchval(statement("suspect_batch"), batch.token, crashes)):
-            raise RunLostError(f"batch {batch.token} was taken away")
-
-    async def complete(
-        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
-    ) -> Counts:
-        """Write and record a batch, once."""
-        finishing = Finishing(
-            table=self._claimant.table,
-            job=self._claimant.job,
-            run_id=self._claimant.run_id,
-            writer=self._writer,
-            sink_name=self._sink_name,
-            judge=judge,
-            issues=self._claims.issues or self._claimant.table.replay,
-        )
-        return await Completion(self._database, finishing, batch, processed).run(carry=carry)
-
-    async def dead_holders(self) -> list[UUID]:
-        """Runs that hold rows of this source although their lease is over."""
-        rows = await self._database.unit(lambda connection: connection.fetch(statement("find_dead_holders"), self.name))
-        return [row["run_id"] for row in rows]
-
-    async def free_abandoned(self) -> int:
-        """Give back ranges of vanished holders whose jobs nobody runs any more."""
-
-        async def free(connection: Connection) -> list[asyncpg.Record]:
-            await connection.fetchval(statement("lock_source"), self.name)
-            return await connection.fetch(statement("free_abandoned"), self.name, self._claimant.job)
-
-        return len(await self._database.unit(free))
-
-
-def _claims(database: Database, claimant: Claimant) -> Claims:
-    """A replay takes single rows, whatever its source goes by."""
-    by_cursor = isinstance(claimant.table, CursorTable) and not claimant.table.replay
-    return CursorClaims(database, claimant) if by_cursor else Claims(database, claimant)

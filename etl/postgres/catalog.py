@@ -136,6 +136,18 @@ def find_column(table: Table, name: str, *, setting: str) -> Column:
     return column
 
 
+def require_ordered(table: Table, column: Column, setting: str) -> None:
+    """Raises `ConfigurationError` unless the column orders rows: not null, of a type with an order."""
+    if not column.not_null:
+        remedy = f"ALTER TABLE {table.sql} ALTER {quote_identifier(column.name)} SET NOT NULL, or use another column"
+        raise ConfigurationError(f"column {column.name!r} may be null", setting=setting, remedy=remedy)
+    if column.base not in ORDERED_TYPES and column.kind != "e":
+        remedy = "use a column of a type such as bigint, uuid, text, date or timestamptz"
+        raise ConfigurationError(
+            f"column {column.name!r} of type {column.base} has no order", setting=setting, remedy=remedy
+        )
+
+
 def resolve_key(facts: TableFacts, wanted: tuple[str, ...] | None) -> tuple[Column, ...]:
     """The key's columns in the order of the unique index that carries them (`wanted` None: the primary key).
 
@@ -151,14 +163,7 @@ def resolve_key(facts: TableFacts, wanted: tuple[str, ...] | None) -> tuple[Colu
         wanted = tuple(primary["columns"])
     columns = {name: find_column(table, name, setting="key") for name in wanted}
     for column in columns.values():
-        if not column.not_null:
-            remedy = f"ALTER TABLE {table.sql} ALTER {quote_identifier(column.name)} SET NOT NULL, or use another key"
-            raise ConfigurationError(f"column {column.name!r} may be null", setting="key", remedy=remedy)
-        if column.base not in ORDERED_TYPES and column.kind != "e":
-            remedy = "use a column of a type such as bigint, uuid, text, date or timestamptz"
-            raise ConfigurationError(
-                f"column {column.name!r} of type {column.base} has no order", setting="key", remedy=remedy
-            )
+        require_ordered(table, column, setting="key")
     if facts.has_children:
         remedy = "declare partitions, or claim from the child tables"
         raise ConfigurationError(f"table {table.identity} has inheritance children", setting="key", remedy=remedy)

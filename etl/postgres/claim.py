@@ -84,9 +84,11 @@ class Claim:
         to be claimed by another key.
         """
         claimant, table = self._claimant, self._table
-        key = await self._connection.fetchval(
-            statement("lock_run_and_source"), claimant.run_id, claimant.worker_id, table.name
-        )
+        own = (claimant.run_id, claimant.worker_id, table.name)
+        if table.shard is None:
+            key = await self._connection.fetchval(statement("lock_run_and_source"), *own)
+        else:
+            key = await self._connection.fetchval(statement("lock_run_and_shard"), *own, table.lane)
         if key is None:
             raise RunLostError(f"run {claimant.run_id} is not running here any more")
         if key != table.key_signature:
@@ -106,6 +108,8 @@ class Claim:
     async def _find(self, token: UUID, most: int, state: asyncpg.Record) -> Answer:
         if state["known"] is not None:
             return await self._answer_again(token, state["known"])
+        if self._table.in_turn and state["busy"]:
+            return Answer(None, self._segments)  # its rows have to be done with first
         if state["expired"] is not None and not self._table.replay:
             taken = await self._take_over(state["expired"], token, most)
             if taken is not None:
@@ -222,9 +226,9 @@ class Claim:
         crashes: int,
         claimed: int,
     ) -> None:
-        job, source, replay = self._claimant.job, self._table.name, self._table.replay
+        job, lane, replay = self._claimant.job, self._table.lane, self._table.replay
         await self._connection.execute(
-            statement("insert_batch"), token, run_id, job, source, number, state, lo, hi, crashes, replay, claimed
+            statement("insert_batch"), token, run_id, job, lane, number, state, lo, hi, crashes, replay, claimed
         )
 
     def _crashes(self, row: asyncpg.Record) -> int:
@@ -247,6 +251,8 @@ class Claim:
             keys=[[row[n] for row in rows] for n in keys],
             versions=[row[version] for row in rows],
             crashes=crashes,
+            leading=self._table.leading,
+            lane=self._table.lane,
         )
 
 

@@ -6,7 +6,7 @@ sweep ended (a hint that skips rows already done) and comes round to that place 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -29,19 +29,32 @@ class QueryRowError(Exception):
     """The source's query does not give exactly one row for a claimed key."""
 
 
+@dataclass(slots=True)
+class Numbers:
+    """The number of a run's last batch."""
+
+    last: int = 0
+
+
+async def settle_deferred(database: Database, claimant: Claimant, begun_at: datetime | None) -> None:
+    """At the end of a sweep: deferred rows that it should have met and did not are nobody's any more."""
+    facts = (claimant.job, claimant.table.name, claimant.run_id, begun_at)
+    await database.unit(lambda connection: connection.execute(statement("settle_deferred"), *facts))
+
+
 class Claims:
     """The claims of one run. Not for concurrent use: a run's claims come one after the other."""
 
     claim_type: ClassVar[type[Claim]] = Claim
 
-    def __init__(self, database: Database, claimant: Claimant) -> None:
+    def __init__(self, database: Database, claimant: Claimant, numbers: Numbers | None = None) -> None:
         self._database = database
         self._claimant = claimant
+        self._numbers = numbers or Numbers()
         self._segments: tuple[Segment, ...] = ()
         self._end: Key | None = None
         self._former_hint: Key | None = None
-        self._begun_at: datetime | None = None
-        self._number = 0
+        self.begun_at: datetime | None = None
         self._nothing = False  # nothing to claim, to take over or to settle when the sweep began
         self.issues = False
         self.strangers = False
@@ -54,8 +67,10 @@ class Claims:
     @property
     def hint(self) -> Key | None:
         """Where the job's next sweep of this source may begin; None if this one has nothing new to say."""
+        if self.table.replay or self.table.leading:
+            return None
         reached = self._segments[0].after if self._segments else self._end
-        return None if self.table.replay or reached == self._former_hint else reached
+        return None if reached == self._former_hint else reached
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers: every key in question up to the last one there is now."""
@@ -63,7 +78,7 @@ class Claims:
         self._end, self._former_hint = end, hint
         if end is None:
             self._segments = ()
-        elif hint is None or not use_hint:
+        elif hint is None or not use_hint or self.table.leading:
             self._segments = (Segment(None, end),)
         else:
             self._segments = (Segment(hint, end), Segment(None, hint))
@@ -75,6 +90,8 @@ class Claims:
         """
         if self._nothing:
             return None
+        if self.table.leading and self._segments:  # what came in front of the rows handed out comes before all others
+            self._segments = (replace(self._segments[0], after=None),)
         while True:
             table, answer = await self._claim(token, most)
             self._segments = answer.segments
@@ -85,22 +102,19 @@ class Claims:
             if answer.batch is None:
                 await self._settle_deferred()
             else:
-                self._number += 1
+                self._numbers.last += 1
                 if table.query is not None:
                     await self._read_query(table, answer.batch, range(len(answer.batch)))
             return answer.batch
 
     def next_number(self) -> int:
         """A batch number for rows that go on in a batch of their own."""
-        self._number += 1
-        return self._number
+        self._numbers.last += 1
+        return self._numbers.last
 
     async def _settle_deferred(self) -> None:
-        """At the end of a sweep: deferred rows that it should have met and did not are nobody's any more."""
-        if not self.issues or self._segments or self.table.replay:
-            return
-        facts = (self._claimant.job, self.table.name, self._claimant.run_id, self._begun_at)
-        await self._database.unit(lambda connection: connection.execute(statement("settle_deferred"), *facts))
+        if self.issues and not self._segments and not self.table.replay and self.table.shard is None:
+            await settle_deferred(self._database, self._claimant, self.begun_at)
 
     async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None]:
         """The last key in question, and the hint."""
@@ -108,7 +122,8 @@ class Claims:
         facts = (self._claimant.run_id, self._claimant.job, table.name)
         source = await connection.fetchrow(table.survey, *facts)
         if source is None:
-            await connection.execute(statement("register_source"), table.name, table.key_signature)
+            for name in sorted({table.name, table.lane}):
+                await connection.execute(statement("register_source"), name, table.key_signature)
             source = await connection.fetchrow(table.survey, *facts)
         assert source is not None
         hint: Key | None = None if table.replay else source["position"]
@@ -116,7 +131,7 @@ class Claims:
             hint = None
             await self._rekey(connection, source["key"])
         end: Key | None = source["last"]
-        self._begun_at = source["now"]
+        self.begun_at = source["now"]
         self._nothing = end is None and not source["reserved"] and not source["issues"]
         self._claimant = replace(self._claimant, most_bytes=BATCH_BYTES if self._is_heavy(source["large"]) else None)
         return end, hint
@@ -148,7 +163,7 @@ class Claims:
 
     async def _claim_from(self, table: UserTable, token: UUID, most: int) -> Answer:
         claimant = replace(self._claimant, table=table)
-        number = self._number + 1
+        number = self._numbers.last + 1
 
         async def claim(connection: Connection) -> Answer:
             return await self.claim_type(connection, claimant, self._segments, number).answer(token, most)

@@ -30,10 +30,11 @@ from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.coverage import cover
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
+from etl.postgres.keyed_table import row_parameters
 from etl.postgres.quarantine import IMPATIENTLY, Quarantine
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
-from etl.postgres.user_table import UserTable, row_parameters
+from etl.postgres.user_table import UserTable
 
 DEFER_FOR = timedelta(seconds=5)
 _position = itemgetter(0)  # of a result: where its row stands in the batch
@@ -131,15 +132,26 @@ class Completion:
         try:
             await self._mark_and_write(connection, progress, done)
         except Exception as error:
-            if _is_refusal(error):
+            if self._is_refusal(error):
                 raise _RefusedError from error
             raise
 
     async def _in_pieces(self, connection: Connection, progress: _Progress) -> None:
-        await connection.execute(IMPATIENTLY)  # in this second try a locked row comes back later
         done = self._to_be_done
+        if self._in_turn:
+            await self._halve(connection, progress, done)
+            return
+        await connection.execute(IMPATIENTLY)  # in this second try a locked row comes back later
         progress.locked = await self._locked(connection, done)
         await self._halve(connection, progress, [position for position in done if position not in progress.locked])
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether single rows are to blame. A locked row goes on alone, but for rows that have to keep their order."""
+        return classify(error) is Fault.data or (sqlstate_of(error) == LOCK_NOT_AVAILABLE and not self._in_turn)
+
+    @property
+    def _in_turn(self) -> bool:
+        return self._finishing.table is not None and self._finishing.table.in_turn
 
     @property
     def _to_be_done(self) -> Sequence[int]:
@@ -166,7 +178,7 @@ class Completion:
             await connection.execute("RELEASE SAVEPOINT etl_piece")
             return
         except Exception as error:
-            if not _is_refusal(error):
+            if not self._is_refusal(error):
                 raise
             await connection.execute("ROLLBACK TO SAVEPOINT etl_piece")
             if len(positions) == 1:
@@ -324,7 +336,7 @@ class Completion:
             carry.token,
             finishing.run_id,
             finishing.job,
-            carry.source,
+            carry.lane or carry.source,
             carry.number,
             "open",
             carry.key(0),
@@ -351,10 +363,6 @@ class Completion:
     def _parameters(self, positions: Sequence[int]) -> list[Any]:
         """The key columns and versions of rows, as statements take them."""
         return row_parameters(self._batch, positions)
-
-
-def _is_refusal(error: Exception) -> bool:
-    return classify(error) is Fault.data or sqlstate_of(error) == LOCK_NOT_AVAILABLE
 
 
 def _recorded(known: asyncpg.Record) -> Counts:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from etl.core.batch import Batch
 from etl.core.table import Column, Table, quote_identifier
 
 # Names of ours inside composed statements; a colon keeps them apart from any sane column.
 VERSION = '"etl:version"'
 ORDINAL = '"etl:ordinal"'
 HANDLED = '"etl:handled"'
+# Types whose values have one size or a small one, and those that know their length.
+_NUMBERS = ("bool", "int2", "int4", "int8", "float4", "float8", "numeric", "money", "uuid", "oid")
+_FIXED = frozenset((*_NUMBERS, "date", "time", "timetz", "timestamp", "timestamptz", "interval"))
+_TEXT = frozenset(("text", "varchar", "bytea"))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `of` parts of a source's rows, told apart by the hash of some columns."""
+
+    number: int
+    of: int
+    columns: tuple[Column, ...]
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,22 @@ class KeyedTable:
         same = [f"{self._column(column)} = {self._handled_key(column, n)}" for n, column in self._numbered]
         return "\n   AND ".join(same)
 
+    def _size_of(self, names: Sequence[str]) -> str:
+        """Bytes of those columns of a row that have no fixed width. Text is asked how long it is, what may be compressed
+        how much it takes: neither makes the server fetch what is stored outside the row."""
+        columns = [self.table.columns[name] for name in names]
+        sizes = [
+            f"coalesce({'octet_length' if column.base in _TEXT else 'pg_column_size'}({self._column(column)}), 0)"
+            for column in columns
+            if column.base not in _FIXED
+        ]
+        return " + ".join(sizes) or "0"
+
+    def shard_of(self, columns: Sequence[Column]) -> str:
+        """A number from the hash of some columns, to be divided by how many shards there are."""
+        parts = [f"coalesce({self._column(column)}::text, '')" for column in columns]
+        return f"(hashtextextended({' || chr(31) || '.join(parts)}, 0) & 2147483647)"
+
 
 def as_row(parts: Sequence[str]) -> str:
     """Values that are compared together."""
@@ -93,3 +124,18 @@ def quote_literal(text: str) -> str:
     """Text as a string in SQL, as quote_literal() writes it: right whatever standard_conforming_strings says."""
     escaped = text.replace("'", "''").replace("\\", "\\\\")
     return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
+
+
+def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
+    """The rows at these positions as the statements take them: an array per key column, and their versions.
+
+    The versions go as one text: the driver takes a microsecond for each number of an array.
+    """
+    if len(positions) == len(batch):
+        return [*batch.keys, _array_literal(batch.versions)]
+    keys = ([column[n] for n in positions] for column in batch.keys)
+    return [*keys, _array_literal([batch.versions[n] for n in positions])]
+
+
+def _array_literal(numbers: Sequence[int]) -> str:
+    return f"{{{','.join(map(str, numbers))}}}"

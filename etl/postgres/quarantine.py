@@ -16,8 +16,9 @@ from etl.core.sanitise import PAYLOAD_LIMIT, json_payload
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
 from etl.postgres.faults import classify, sqlstate_of
+from etl.postgres.keyed_table import row_parameters
 from etl.postgres.statements import statement
-from etl.postgres.user_table import UserTable, row_parameters
+from etl.postgres.user_table import UserTable
 
 # A row that another session has locked is not worth waiting for.
 IMPATIENTLY = "SET LOCAL lock_timeout = '200ms'"

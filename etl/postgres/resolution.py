@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from etl.core.sink import TableSink
@@ -10,10 +10,18 @@ from etl.core.table import Table
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.assignments import assigned_columns
-from etl.postgres.catalog import TableFacts, find_column, find_table, resolve_cursor, resolve_key
+from etl.postgres.catalog import (
+    TableFacts,
+    find_column,
+    find_table,
+    require_ordered,
+    resolve_cursor,
+    resolve_key,
+)
 from etl.postgres.completion import RowWriter
 from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection
+from etl.postgres.keyed_table import Shard
 from etl.postgres.ledger import LedgerTable
 from etl.postgres.query import base_table_of
 from etl.postgres.sql_stage import SqlStage
@@ -58,7 +66,7 @@ async def resolve_source(
     parts["wanted"] = () if unread else source.columns
     if source.done is not None:
         marked = UserTable(key=key, name=shared, done=source.done, failed=source.failed, **parts)
-        return marked, facts
+        return _in_order(marked, source), facts
     if source.cursor is not None:
         column = resolve_cursor(facts, source.cursor)
         key = (column, *(part for part in key if part != column))
@@ -67,6 +75,20 @@ async def resolve_source(
     if isinstance(source.ledger, str):
         changed = find_column(facts.table, source.ledger, setting="ledger")
     return LedgerTable(key=key, name=own, changed=changed, **parts), facts
+
+
+def _in_order(table: UserTable, source: TableSource) -> UserTable:
+    """The table with the order in which its rows are to come, and what they are divided into."""
+    columns = [find_column(table.table, name, setting="order_by") for name in source.order_by]
+    for column in columns:
+        require_ordered(table.table, column, setting="order_by")
+    leading = tuple(column for column in columns if column not in table.key)
+    by = tuple(find_column(table.table, name, setting="ordered_by") for name in source.ordered_by)
+    ordered = replace(table, key=(*leading, *table.key), leading=len(leading), in_turn=bool(by))
+    if source.shards == 1 and not by:
+        return ordered
+    shards = tuple(Shard(number, source.shards, by or table.key) for number in range(source.shards))
+    return replace(ordered, shards=shards)
 
 
 async def resolve_sink(connection: Connection, sink: TableSink) -> tuple[TableWriter, TableFacts]:

@@ -11,19 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from etl.core.batch import Batch
-from etl.core.table import quote_identifier
-from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, KeyedTable, as_row
+from etl.core.table import Column, quote_identifier
+from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, KeyedTable, Shard, as_row, quote_literal
 
 _ISSUE = '"etl:issue"'
 _PENDING = '"etl:pending"'
 MARKED = '"etl:marked"'
-# Types whose values have one size or a small one, and those that know their length.
-_NUMBERS = ("bool", "int2", "int4", "int8", "float4", "float8", "numeric", "money", "uuid", "oid")
-_FIXED = frozenset((*_NUMBERS, "date", "time", "timetz", "timestamp", "timestamptz", "interval"))
-_TEXT = frozenset(("text", "varchar", "bytea"))
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,9 @@ class UserTable(KeyedTable):
     `name` is the source's identity for reservations. `wanted`: the columns to read (None: all). `replay` makes the rows
     in question those with an open issue that a replay asked for, instead of the pending ones; the first three
     parameters of what selects them are then the replay run, the job and the source. Parameters of the statements are
-    named in each docstring; "key" stands for a JSON array of the key's parts as text, "keys" for one text array per
+    named in each docstring. The first `leading` columns of the key say in which order rows come. `shards` are what the
+    rows are divided into, `shard` is the one that this is about; `in_turn`: no two batches of a shard are in work at
+    once. "key" stands for a JSON array of the key's parts as text, "keys" for one text array per
     key column.
     """
 
@@ -44,6 +41,10 @@ class UserTable(KeyedTable):
     query: str | None = None
     replay: bool = False
     wanted: tuple[str, ...] | None = None
+    leading: int = 0
+    shards: tuple[Shard, ...] = ()
+    shard: Shard | None = None
+    in_turn: bool = False
 
     # Settings of the transactions that select rows. A table that was never analysed looks to the server as if next to
     # nothing were pending: it would fetch and sort all that is, for each claim, instead of walking along the key's
@@ -53,12 +54,35 @@ class UserTable(KeyedTable):
     @property
     def key_signature(self) -> str:
         """What keys of this source are made of; equal for jobs whose claims can exclude each other."""
-        return ", ".join(f"{column.name} {column.base}" for column in self.key)
+        parts = ", ".join(f"{column.name} {column.base}" for column in self.key)
+        if not self.shards:
+            return parts
+        by = ", ".join(column.name for column in self.shards[0].columns)
+        return f"{parts}; {len(self.shards)} shards by {by}{', in turn' if self.in_turn else ''}"
+
+    @property
+    def lane(self) -> str:
+        """The name under which ranges are reserved: the source's, or one for each shard."""
+        return self.name if self.shard is None else f"{self.name}#{self.shard.number}/{self.shard.of}"
+
+    def _lane(self, parameter: str) -> str:
+        """The same in statements that get the source's name as a parameter."""
+        return parameter if self.shard is None else quote_literal(self.lane)
+
+    @property
+    def row_key(self) -> tuple[Column, ...]:
+        """The key without what only orders rows."""
+        return self.key[self.leading :]
 
     @property
     def by_range(self) -> bool:
         """Whether rows are done with by the range of their batch, which then has to be completed as a whole."""
         return False
+
+    @property
+    def as_a_whole(self) -> bool:
+        """Whether a batch has to be completed as a whole, without rows that go on by themselves."""
+        return self.by_range or self.in_turn
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,8 +106,9 @@ class UserTable(KeyedTable):
         last sweep ended, whether ranges are reserved and rows set aside, the last key in question, and whether there
         are rows too large for a page, whose size has to be looked at.
         """
+        lane = "c.source = $3" if self.shard is None else f"c.source = {self._lane('$3')} AND s.source = $3"
         return f"""
-SELECT c.key, {self._position} AS position, clock_timestamp() AS now,
+SELECT {"c" if self.shard is None else "s"}.key, {self._position} AS position, clock_timestamp() AS now,
        EXISTS (SELECT 1 FROM etl.batch b WHERE b.source = c.source AND b.state IN ('open', 'expired')) AS reserved,
        EXISTS (SELECT 1 FROM etl.row_issue i
                 WHERE i.job = $2 AND i.source = $3 AND i.state IN ('open', 'deferred')) AS issues,
@@ -91,8 +116,8 @@ SELECT c.key, {self._position} AS position, clock_timestamp() AS now,
        EXISTS (SELECT 1 FROM pg_catalog.pg_class r
                 WHERE (r.oid = {self._regclass} OR r.oid IN (SELECT relid FROM pg_partition_tree({self._regclass})))
                   AND r.reltoastrelid <> 0 AND pg_relation_size(r.reltoastrelid) > 0) AS large
-  FROM etl.source_cursor c
- WHERE c.source = $3 AND $1::uuid IS NOT NULL
+  FROM etl.source_cursor c{"" if self.shard is None else " CROSS JOIN etl.source_cursor s"}
+ WHERE {lane} AND $1::uuid IS NOT NULL
 """
 
     @property
@@ -109,19 +134,21 @@ SELECT c.key, {self._position} AS position, clock_timestamp() AS now,
         """$1 token, $2 source, $3 job, $4 key to look after (or null) -> known, expired, issues, holders, reserved."""
         return f"""
 SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
-       (SELECT b.token FROM etl.batch b WHERE b.source = $2 AND b.job = $3 AND b.state = 'expired'
+       (SELECT b.token FROM etl.batch b WHERE b.source = {self._lane("$2")} AND b.job = $3 AND b.state = 'expired'
          ORDER BY b.opened_at, b.number LIMIT 1) AS expired,
        EXISTS (SELECT 1 FROM etl.row_issue i
                 WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')) AS issues,
        ARRAY(SELECT DISTINCT b.run_id::text FROM etl.batch b
-              WHERE b.source = $2 AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL) AS holders,
+              WHERE b.source = {self._lane("$2")} AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL)
+           AS holders,
+       EXISTS (SELECT 1 FROM etl.batch b WHERE b.source = {self._lane("$2")} AND b.state = 'open') AS busy,
        {self._reserved()} AS reserved
 """
 
     def _reserved(self, which: str = "") -> str:
         return f"""
        ARRAY(SELECT jsonb_build_array(b.lo, b.hi) FROM etl.batch b
-              WHERE b.source = $2 AND b.state IN ('open', 'expired'){which}
+              WHERE b.source = {self._lane("$2")} AND b.state IN ('open', 'expired'){which}
                 AND ($4::jsonb IS NULL OR {self._key_of_json("b.hi")} > {self._key_of_json("$4::jsonb")})
               ORDER BY {self._key_of_json("b.lo", row=False)})"""
 
@@ -252,7 +279,14 @@ RETURNING {", ".join(returning)}
     @property
     def _left(self) -> str:
         """The condition under which a row waits for work."""
-        return f"(\n{self.pending}\n)"
+        return f"(\n{self.pending}\n){self._in_shard}"
+
+    @property
+    def _in_shard(self) -> str:
+        """One more condition, that rows are of this shard."""
+        if self.shard is None:
+            return ""
+        return f" AND {self.shard_of(self.shard.columns)} % {self.shard.of} = {self.shard.number}"
 
     def _bounds(self, number: int, *, after: bool, before: bool) -> list[str]:
         """Parameter `number` is the last key, the next ones are exclusive bounds as asked for."""
@@ -301,7 +335,7 @@ RETURNING {", ".join(returning)}
         ORDER BY {", ".join(name + direction for name in names)}) AS {_ISSUE}
  CROSS JOIN LATERAL (
        SELECT {self._alias}.xmin, {columns}, {self._pending_still} AS {_PENDING}
-         FROM {self._table} WHERE {matches} OFFSET 0) AS {self._alias}
+         FROM {self._table} WHERE {matches}{self._in_shard} OFFSET 0) AS {self._alias}
  WHERE {_still_open(self._alias, f"{self._alias}.{_PENDING}")}"""
 
     @property
@@ -317,18 +351,6 @@ RETURNING {", ".join(returning)}
     @property
     def _regclass(self) -> str:
         return "'" + self.table.sql.replace("'", "''") + "'::regclass"
-
-    @property
-    def _size(self) -> str:
-        """Bytes of a row's columns without a fixed width. Text is asked how long it is, what may be compressed how
-        much it takes: neither makes the server fetch what is stored outside the row."""
-        columns = [self.table.columns[name] for name in self.columns]
-        sizes = [
-            f"coalesce({'octet_length' if column.base in _TEXT else 'pg_column_size'}({self._column(column)}), 0)"
-            for column in columns
-            if column.base not in _FIXED
-        ]
-        return " + ".join(sizes) or "0"
 
     def _found(self, bounds: Sequence[str]) -> str:
         """What follows FROM where rows within bounds are looked for."""
@@ -351,7 +373,7 @@ RETURNING {", ".join(returning)}
         before = f"ORDER BY {self._order()} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
         return f"""
 SELECT {", ".join(names)} FROM (
-SELECT {named}, coalesce(sum({self._size}) OVER ({before}), 0) AS "etl:bytes"
+SELECT {named}, coalesce(sum({self._size_of(self.columns)}) OVER ({before}), 0) AS "etl:bytes"
 {body}) AS "etl:weighed"
  WHERE "etl:bytes" < {most_bytes}
 """
@@ -365,21 +387,6 @@ SELECT {named}, coalesce(sum({self._size}) OVER ({before}), 0) AS "etl:bytes"
         WHERE {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.key = {self._key_json} AND {_ISSUE}.held
           AND ({_ISSUE}.state = 'open' AND {_ISSUE}.version = {self._alias}.xmin::text
                OR {_ISSUE}.state = 'deferred' AND {_ISSUE}.due_at > clock_timestamp())))"""
-
-
-def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
-    """The rows at these positions as the statements take them: an array per key column, and their versions.
-
-    The versions go as one text: the driver takes a microsecond for each number of an array.
-    """
-    if len(positions) == len(batch):
-        return [*batch.keys, _array_literal(batch.versions)]
-    keys = ([column[n] for n in positions] for column in batch.keys)
-    return [*keys, _array_literal([batch.versions[n] for n in positions])]
-
-
-def _array_literal(numbers: Sequence[int]) -> str:
-    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _still_open(row: str, pending: str) -> str:

@@ -165,8 +165,7 @@ class DrivenPipeline:
     def positions(self) -> dict[str, list[str]]:
         """Where the job's next sweep may begin, by source."""
         source = self._bound.source
-        hint = source.hint if source is not None and self._swept else None
-        return {} if source is None or hint is None else {source.name: hint}
+        return {**source.positions} if source is not None and self._swept else {}
 
     def _table(self) -> BatchSource:
         if self._bound.source is None:

@@ -14,6 +14,8 @@ from etl.sources.ahead import Ahead
 
 MAX_BATCH_SIZE = 100_000
 MAX_CONCURRENCY = 64
+MAX_SHARDS = 256
+ORDERED_SHARDS = 16  # batches that may be in work at once where rows have to keep their order
 
 
 class BatchProcessingSource(TableSource):
@@ -41,6 +43,12 @@ class BatchProcessingSource(TableSource):
                    somebody changes or replays it.
     `batch_size`   rows claimed at once and committed together; "auto" finds the number that takes a fifth of a second.
     `concurrency`  batches in flight in one run; while batches are quick, one more is claimed ahead.
+    `order_by`     column or columns that say which rows come first, lowest first, before the key does ("priority");
+                   what arrives in front of rows that wait is taken before them, by the same run.
+    `ordered_by`   column or columns whose equal values belong together ("customer_id"): their rows are written strictly
+                   in order, however many workers and batches are at it.
+    `shards`       parts, by hash of the key (or of `ordered_by`), that are claimed independently of each other; for
+                   more claims a second than one source can give, thousands that is.
     `columns`      what of a row the processors get; default: all the table's columns.
     `name`         a name of its own for the set of rows: sources of the same table share their reservations unless
                    their names differ, which is only safe where no row can be pending for both.
@@ -63,6 +71,9 @@ class BatchProcessingSource(TableSource):
         concurrency: int = 1,
         name: str | None = None,
         columns: tuple[str, ...] | None = None,
+        order_by: str | tuple[str, ...] = (),
+        ordered_by: str | tuple[str, ...] = (),
+        shards: int | None = None,
     ) -> None:
         if table is None and query is None:
             raise _refusal("table", "neither table nor query is given", "name the table whose rows wait for work")
@@ -86,9 +97,21 @@ class BatchProcessingSource(TableSource):
         self.batch_size = batch_size if batch_size == AUTO else _whole("batch_size", batch_size, MAX_BATCH_SIZE)
         self.concurrency = _whole("concurrency", concurrency, MAX_CONCURRENCY)
         self.name = name
-        self.columns = None if columns is None else _names("columns", columns)
+        self.columns = None if columns is None else _names("columns", columns or ("",))
         if columns is not None and query is not None:
             raise _refusal("columns", "query= says what is read", "name the columns in its SELECT list")
+        self.order_by = _names("order_by", (order_by,) if isinstance(order_by, str) else order_by or None)
+        self.ordered_by = _names("ordered_by", (ordered_by,) if isinstance(ordered_by, str) else ordered_by or None)
+        lanes = ORDERED_SHARDS if self.ordered_by else 1
+        self.shards = lanes if shards is None else _whole("shards", shards, MAX_SHARDS)
+        self._require_marks("order_by", "ordered_by", "shards" if shards is not None else None)
+
+    def _require_marks(self, *settings: str | None) -> None:
+        """What needs rows that are marked when they are done: ranges of a cursor, say, have an order already."""
+        for setting in settings:
+            if setting is not None and getattr(self, setting) and self.done is None:
+                remedy = "mark rows (done=), or leave it out"
+                raise _refusal(setting, "does not go with a ledger or a cursor", remedy)
 
     async def cycle(self, *args: Any, **kwargs: Any) -> None:
         """Claim and finish batches until a full sweep over the key finds nothing more."""
@@ -117,6 +140,8 @@ def _require_text(setting: str, text: Any) -> None:
 
 
 def _names(setting: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
     names = value if isinstance(value, (tuple, list)) else ()
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
         raise _refusal(setting, f"{value!r} does not name columns, each once", f"write {setting}=('id', 'payload')")

@@ -4,4 +4,4 @@
 UPDATE etl.row_issue
    SET state = 'gone', closed_at = clock_timestamp(), closed_by = $3
  WHERE job = $1 AND source = $2 AND state = 'deferred' AND due_at <= $4
-   AND NOT EXISTS (SELECT 1 FROM etl.batch b WHERE b.source = $2 AND b.state IN ('open', 'expired'))
+   AND NOT EXISTS (SELECT 1 FROM etl.batch b WHERE b.state IN ('open', 'expired') AND (b.source = $2 OR starts_with(b.source, $2 || '#')))

@@ -11,8 +11,8 @@ from etl import BatchProcessingSource
 from etl.core.batch import Batch, Processed
 from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, Run
-from etl.postgres.binding import ClaimedTable
 from etl.postgres.claim import Claimant
+from etl.postgres.claimed_table import ClaimedTable
 from etl.postgres.database import Database
 from etl.postgres.resolution import resolve_source
 from etl.postgres.run_store import PostgresRunStore

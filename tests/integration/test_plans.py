@@ -19,7 +19,7 @@ import pytest
 from etl.app import connection_settings
 from etl.config import Settings
 from etl.postgres.database import Database
-from etl.postgres.user_table import row_parameters
+from etl.postgres.keyed_table import row_parameters
 from tests.conftest import LEASE, Where
 from tests.protocol import Holder, Scene, ids, open_scene, written
 

@@ -44,8 +44,9 @@ from etl.core.run import MANUAL, REPLAY, Run, RunState
 from etl.core.suspects import is_poison, must_be_alone
 from etl.errors import RunLostError
 from etl.postgres import claim as claim_module
-from etl.postgres.binding import ClaimedTable, PostgresBinder
+from etl.postgres.binding import PostgresBinder
 from etl.postgres.claim import Claim
+from etl.postgres.claimed_table import ClaimedTable
 from etl.postgres.database import ConnectionSettings, Database
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import LeaseConnection
@@ -458,8 +459,8 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     def _end(self, holder: Holder) -> None:
         """By its own process, which may have lost it, or may have ended it before."""
-        hint = holder.source.hint if holder.swept else None
-        end = RunEnd(positions={} if hint is None else {holder.source.name: hint})
+        positions = {**holder.source.positions} if holder.swept else {}
+        end = RunEnd(positions=positions)
         try:
             run = self.lab.do(self.lab.store.end(holder.run.run_id, holder.worker, end))
         except RunLostError:

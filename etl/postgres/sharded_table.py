@@ -1,0 +1,124 @@
+"""Claims of one run on a table whose rows are divided into shards.
+
+Each shard has its own turn, so that claimants of different shards do not wait for each other. A run goes through all
+shards, round and round, from one of its own on. Where rows have to keep their order, a shard has one batch in work at
+most, in the whole cluster: the next one waits until that is done with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from etl.core.batch import Batch, Processed
+from etl.core.counts import Counts
+from etl.postgres.claim import Claimant
+from etl.postgres.claimed_table import ClaimedTable, Writer
+from etl.postgres.claims import Claims, Numbers, settle_deferred
+from etl.postgres.database import Database
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One shard in the eyes of a run."""
+
+    claims: Claims
+    begun: bool = False
+    over: bool = False
+    in_hand: set[UUID] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return self.claims.table.lane
+
+
+def first_lane(run_id: UUID, lanes: int) -> int:
+    """Where a run begins: runs that start together begin at different shards."""
+    return run_id.int % lanes
+
+
+class ShardedTable(ClaimedTable):
+    """`core.ports.BatchSource` over all shards."""
+
+    def __init__(self, database: Database, claimant: Claimant, writer: Writer, sink_name: str) -> None:
+        super().__init__(database, claimant, writer, sink_name)
+        numbers = Numbers()
+        self._lanes = [
+            _Lane(Claims(database, replace(claimant, table=replace(claimant.table, shard=shard)), numbers))
+            for shard in claimant.table.shards
+        ]
+        self._claims = self._lanes[0].claims  # which numbers batches for all of them
+        self._turn = first_lane(claimant.run_id, len(self._lanes))
+        self._use_hint = True
+        self._done_with = asyncio.Event()
+
+    @property
+    def positions(self) -> Mapping[str, list[str]]:
+        """Where the next sweep of each shard may begin."""
+        hints = {lane.name: lane.claims.hint for lane in self._lanes if lane.begun}
+        return {name: hint for name, hint in hints.items() if hint is not None}
+
+    @property
+    def strangers(self) -> bool:
+        """Whether the last claims saw ranges that others hold."""
+        return any(lane.claims.strangers for lane in self._lanes)
+
+    @property
+    def _issues(self) -> bool:
+        return any(lane.claims.issues for lane in self._lanes)
+
+    async def begin_sweep(self, *, use_hint: bool = True) -> None:
+        """Fix what the sweep covers: for each shard when its turn comes."""
+        self._use_hint = use_hint
+        for lane in self._lanes:
+            lane.begun = lane.over = False
+
+    async def next(self, token: UUID, most: int) -> Batch | None:
+        """Claim the next batch of any shard; None when all have been swept."""
+        while (lane := await self._lane_to_ask()) is not None:
+            if not lane.begun:
+                await lane.claims.begin_sweep(use_hint=self._use_hint)
+                lane.begun = True
+            batch = await lane.claims.next(token, most)
+            if batch is not None:
+                lane.in_hand.add(token)
+                return batch
+            lane.over = True  # or others are at it, and will come to its end
+        await self._settle()
+        return None
+
+    async def complete(
+        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+    ) -> Counts:
+        """Write and record a batch, once."""
+        counts = await super().complete(batch, processed, judge, carry)
+        for lane in self._lanes:
+            lane.in_hand.discard(batch.token)
+        self._done_with.set()
+        return counts
+
+    async def _lane_to_ask(self) -> _Lane | None:
+        """The next shard in turn that may have more; waits while all that may are in work here."""
+        while True:
+            self._done_with.clear()
+            left = [lane for lane in self._lanes if not lane.over]
+            if not left:
+                return None
+            for _ in self._lanes:
+                lane = self._lanes[self._turn]
+                self._turn = (self._turn + 1) % len(self._lanes)
+                if not lane.over and not (self._claimant.table.in_turn and lane.in_hand):
+                    return lane
+            await self._done_with.wait()
+
+    async def _settle(self) -> None:
+        """All shards have been swept: deferred rows that none of them met are nobody's any more."""
+        begun = [lane.claims.begun_at for lane in self._lanes if lane.claims.begun_at is not None]
+        if begun and self._issues and not self._claimant.table.replay:
+            await settle_deferred(self._database, self._claimant, min(begun))
+
+    @property
+    def _names(self) -> list[str]:
+        return [lane.name for lane in self._lanes]

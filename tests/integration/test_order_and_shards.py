@@ -1,0 +1,289 @@
+"""The order in which rows come, strict order of rows that belong together, and shards that are claimed independently."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import etl.postgres.sharded_table
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, Sink, processor
+from etl.app import Application, HandControls, connection_settings
+from etl.config import Settings
+from etl.core.run import Run
+from etl.errors import ConfigurationError
+from etl.postgres.database import Database
+from etl.postgres.run_store import PostgresRunStore
+from tests.conftest import LEASE, Where
+from tests.kit import NoTracing, eventually
+from tests.protocol import Scene, counted, open_scene
+
+_TABLES = """
+CREATE TABLE src (id bigint PRIMARY KEY, customer int, priority int NOT NULL DEFAULT 5, v text,
+                  status text NOT NULL DEFAULT 'pending');
+CREATE TABLE dst (seq bigint GENERATED ALWAYS AS IDENTITY, id bigint, customer int, run uuid)"""
+
+
+@pytest.fixture
+async def scene(where: Where, database: Database) -> AsyncIterator[Scene]:
+    async with open_scene(where, database) as opened:
+        await opened.execute(_TABLES)
+        yield opened
+
+
+def source(**options: Any) -> BatchProcessingSource:
+    return BatchProcessingSource("src", **{"pending": "status = 'pending'", "done": "status = 'done'", **options})
+
+
+@processor(inline=True)
+def plain(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row["id"], "customer": row["customer"], "run": context.run_id}
+
+
+async def run(database: Database, origin: BatchProcessingSource, *parts: Any, job: str = "job") -> Run:
+    pipeline = Pipeline(job, origin, *parts, PostgresSink("dst"), overlap_key=f"{job}-{uuid4()}")
+    ended = await Application(Settings(lease=LEASE), database, NoTracing()).run_job(pipeline, HandControls())
+    assert isinstance(ended, Run)
+    return ended
+
+
+# Which rows come first
+
+
+async def test_rows_come_by_priority_and_then_by_key(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id, priority) SELECT g, g % 3 FROM generate_series(1, 12) g")
+
+    ended = await run(database, source(order_by="priority", batch_size=5), plain)
+
+    assert counted(ended.counts) == {"claimed": 12, "written": 12}
+    assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [3, 6, 9, 12, 1, 4, 7, 10, 2, 5, 8, 11]
+
+
+async def test_an_urgent_row_that_arrives_is_taken_before_those_that_wait(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id) SELECT g FROM generate_series(1, 6) g")
+
+    @processor
+    async def with_news(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] == 2:
+            await scene.execute("INSERT INTO src (id, priority) VALUES (100, 1)")
+        return {"id": row["id"]}
+
+    await run(database, source(order_by="priority", batch_size=2), with_news)
+
+    assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [1, 2, 100, 3, 4, 5, 6]
+
+
+async def test_what_names_a_row_outside_does_not_change_with_its_priority(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id, priority) VALUES (7, 3)")
+    seen: list[str] = []
+
+    class Outside(Sink):
+        async def write(self, context: Context, rows: list[Any]) -> None:
+            seen.extend(context.idempotency_keys)
+
+    for priority in (3, 1):
+        await scene.execute("UPDATE src SET status = 'pending', priority = $1::int", priority)
+        job = Pipeline("job", source(order_by="priority"), Outside())
+        await Application(Settings(lease=LEASE), database, NoTracing()).run_job(job, HandControls())
+
+    assert seen == ["public.src:7", "public.src:7"]
+
+
+async def test_a_failed_row_is_replayed_under_its_priority(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id, priority, v) SELECT g, g, CASE g WHEN 2 THEN 'bad' END FROM"
+                        " generate_series(1, 3) g")  # fmt: skip
+
+    @processor
+    async def picky(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["v"] == "bad":
+            raise ValueError("bad")
+        return {"id": row["id"]}
+
+    job = Pipeline("job", source(order_by="priority"), picky, PostgresSink("dst"))
+    application = Application(Settings(lease=LEASE), database, NoTracing())
+    await application.run_job(job, HandControls())
+    await scene.execute("UPDATE src SET v = NULL WHERE id = 2")
+    again = await application.run_job(job, HandControls())
+
+    assert isinstance(again, Run)
+    assert counted(again.counts) == {"claimed": 1, "written": 1}
+    assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [1, 3, 2]
+
+
+# Shards
+
+
+async def _rows_of_shard(scene: Scene, number: int) -> int:
+    """How many rows are in this one of two shards."""
+    rows: int = await scene.value(
+        f"SELECT count(*) FROM src WHERE (hashtextextended(id::text, 0) & 2147483647) % 2 = {number}"
+    )
+    return rows
+
+
+async def test_each_row_is_in_one_shard_and_done_once(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id) SELECT g FROM generate_series(1, 500) g")
+
+    runs = await asyncio.gather(*(run(database, source(shards=4, batch_size=20), plain) for _ in range(3)))
+
+    assert sum(ended.counts.written for ended in runs) == 500
+    assert await scene.fetch("SELECT id FROM dst ORDER BY id") == [*range(1, 501)]
+    assert await _rows_of_shard(scene, 0) + await _rows_of_shard(scene, 1) == 500
+    shards = await scene.fetch("SELECT DISTINCT source FROM etl.batch ORDER BY 1")
+    assert shards == [f"public.src#{number}/4" for number in range(4)]
+
+
+async def test_claimants_of_different_shards_do_not_wait_for_each_other(
+    scene: Scene, database: Database, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etl.postgres.sharded_table, "first_lane", lambda run_id, lanes: 1)
+    await scene.execute("INSERT INTO src (id) SELECT g FROM generate_series(1, 100) g")
+    await run(database, source(shards=2, batch_size=200), plain)
+    await scene.execute("UPDATE src SET status = 'pending'")
+    turn = db.transaction()
+    await turn.start()
+    await db.execute("SELECT FROM etl.source_cursor WHERE source = 'public.src#0/2' FOR UPDATE")
+
+    other = asyncio.create_task(run(database, source(shards=2, batch_size=200, concurrency=2), plain))
+    done_meanwhile = await eventually(lambda: scene.value("SELECT nullif(count(*), 0) FROM src WHERE status = 'done'"))
+    await turn.rollback()
+
+    assert counted((await other).counts) == {"claimed": 100, "written": 100}
+    assert done_meanwhile == await _rows_of_shard(scene, 1)
+
+
+async def test_a_vanished_run_leaves_its_shard_to_the_next(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id) SELECT g FROM generate_series(1, 60) g")
+
+    @processor
+    async def dies(context: Context, row: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(run(database, source(shards=3, batch_size=20), dies))
+    while not await scene.value("SELECT count(*) FROM etl.batch WHERE state = 'open'"):
+        await asyncio.sleep(0.01)
+    run_id = await scene.value("SELECT run_id FROM etl.batch")
+    await scene.execute("UPDATE etl.run SET lease_until = clock_timestamp() - interval '1 minute'")
+    await PostgresRunStore(database).reap([run_id])
+    task.cancel()
+    await asyncio.wait([task])
+
+    heir = await run(database, source(shards=3, batch_size=20), plain)
+
+    assert counted(heir.counts) == {"claimed": 60, "written": 60}
+    assert await scene.fetch("SELECT id FROM dst ORDER BY id") == [*range(1, 61)]
+
+
+async def test_a_table_is_not_claimed_in_shards_and_as_a_whole_at_once(scene: Scene, database: Database) -> None:
+    await scene.execute("INSERT INTO src (id) SELECT g FROM generate_series(1, 10) g")
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    @processor
+    async def waits(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        reached.set()
+        await go.wait()
+        return {"id": row["id"]}
+
+    first = asyncio.create_task(run(database, source(shards=2, batch_size=3), waits))
+    await reached.wait()
+    with pytest.raises(BaseException, match="are being claimed by the key") as refused:
+        second = await run(database, source(batch_size=3), plain, job="other")
+        raise RuntimeError(second.error)
+    go.set()
+
+    assert "2 shards by id" in str(refused.value)
+    assert counted((await first).counts) == {"claimed": 10, "written": 10}
+    assert counted((await run(database, source(batch_size=3), plain, job="other")).counts) == {}
+
+
+# Strict order of rows that belong together
+
+
+async def test_rows_of_one_customer_are_written_in_order_by_many_lanes_and_runs(
+    scene: Scene, database: Database
+) -> None:
+    """Random delays; a batch that is overtaken by another of the same shard would show in the order of results."""
+    await scene.execute("INSERT INTO src (id, customer) SELECT g, g % 7 FROM generate_series(1, 210) g")
+    dice = random.Random(3)
+
+    @processor
+    async def delayed(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] % 5 == 0:
+            await asyncio.sleep(dice.random() / 100)
+        return {"id": row["id"], "customer": row["customer"], "run": context.run_id}
+
+    ordered = source(ordered_by="customer", shards=4, batch_size=6, concurrency=3)
+    runs = await asyncio.gather(*(run(database, ordered, delayed) for _ in range(3)))
+
+    assert sum(ended.counts.written for ended in runs) == 210
+    assert [] == await scene.fetch("""
+        SELECT customer, id FROM (SELECT customer, id, lag(id) OVER (PARTITION BY customer ORDER BY seq) AS before
+                                    FROM dst) d WHERE before > id""")
+    assert 0 == await scene.value("""
+        SELECT count(*) FROM etl.batch a JOIN etl.batch b USING (source)
+         WHERE a.token < b.token AND a.opened_at < b.ended_at AND b.opened_at < a.ended_at""")
+
+
+async def test_a_locked_row_is_waited_for_where_rows_keep_their_order(scene: Scene, where: Where, db: Any) -> None:
+    """Longer than one statement waits for a lock: the batch is tried again as a whole."""
+    await scene.execute("INSERT INTO src (id, customer) SELECT g, 1 FROM generate_series(1, 5) g")
+    lock = db.transaction()
+    await lock.start()
+    await db.execute("SELECT FROM src WHERE id = 2 FOR UPDATE")
+    hasty = Database(
+        replace(connection_settings(Settings(lease=LEASE), where.dsn), lock_timeout=timedelta(seconds=0.2))
+    )
+    await hasty.open()
+
+    waiting = asyncio.create_task(run(hasty, source(ordered_by="customer"), plain))
+    for _ in range(3):
+        await eventually(lambda: _ended_or_waits(scene, waiting, waits=True))
+        await eventually(lambda: _ended_or_waits(scene, waiting, waits=False))
+    await lock.rollback()
+    ended = await waiting
+    await hasty.close()
+
+    assert counted(ended.counts) == {"claimed": 5, "written": 5}
+    assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [1, 2, 3, 4, 5]
+
+
+async def _ended_or_waits(scene: Scene, task: asyncio.Task[Run], *, waits: bool) -> bool:
+    sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')"
+    return task.done() or await scene.value(sql) is waits
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"order_by": "nothing"}, "order_by: .*nothing"),
+        ({"order_by": "customer"}, "order_by: column 'customer' may be null"),
+        ({"ordered_by": "nothing"}, "ordered_by: .*nothing"),
+    ],
+)
+async def test_columns_that_cannot_order_rows_are_refused(
+    scene: Scene, database: Database, options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        await run(database, source(**options), plain)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shards": 0},
+        {"shards": 1000},
+        {"order_by": ("a", "a")},
+        {"ordered_by": 3},
+        {"done": None, "ledger": True, "shards": 2},
+        {"done": None, "cursor": "x", "order_by": "priority"},
+    ],
+)
+def test_declarations_that_cannot_be_right_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        source(**options)
