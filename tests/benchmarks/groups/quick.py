@@ -15,7 +15,7 @@ from tests.benchmarks.groups.core import BATCHES, CHUNKS, HAND, IN_SQL, ONE, TWO
 
 _ROWS, _DONE = 30_000, 300_000
 _FLOORS: dict[str, tuple[Target, ...]] = {
-    ONE: (Target(at_least=0.7, against=HAND), Target(at_most=2.2, against=HAND, on_cpu=True)),
+    ONE: (Target(at_least=0.8, against=HAND), Target(at_most=1.5, against=HAND, on_cpu=True)),
     TWO: (Target(at_least=0.7, against=HAND), Target(at_least=0.15, against=CHUNKS)),
     BATCHES: (Target(at_least=0.75, against=ONE),),
     IN_SQL: (Target(at_least=0.3, against=CHUNKS),),
