@@ -57,7 +57,8 @@ class Bench:
 
     def note(self, text: str) -> None:
         """Something that belongs below the table."""
-        self.notes.append(text)
+        if text not in self.notes:
+            self.notes.append(text)
 
     async def quiet(self) -> None:
         """Before each measurement: nothing left to write, nothing left to collect."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import etl
-from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, processor
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, SqlProcessor, processor
 from etl.app import Application, HandControls, connection_settings
 from etl.config import Settings
 from etl.core.ports import Tracing
-from etl.core.processor import Processor
 from etl.core.run import Run
 from etl.errors import ConfigurationError
 from etl.postgres.database import Database
@@ -31,11 +29,10 @@ def by_batch(context: Context, rows: list[dict[str, Any]]) -> list[dict[str, Any
     return [{"id": row["id"], "payload": transform(row["payload"])} for row in rows]
 
 
-def in_sql() -> Processor | None:
-    """The same as a stage of SQL; None while the framework has no such stage."""
-    stage = getattr(etl, "SqlProcessor", None)
+def in_sql() -> Pipeline:
+    """The same as one statement a batch."""
     statement = f"INSERT INTO bench_sink SELECT id, {TRANSFORMED} FROM bench_source WHERE id = ANY($keys)"
-    return None if stage is None else stage(statement)
+    return Pipeline("bench", source(), SqlProcessor(statement))
 
 
 def takes(setting: str, value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from etl import Pipeline
-from etl.sinks.pprint import PPrintSink
 from tests.benchmarks import framework, loops
 from tests.benchmarks.bench import ROWS, Bench, Contender, Work
 from tests.benchmarks.figures import Figure, Target
@@ -31,8 +30,8 @@ async def measure(bench: Bench) -> list[Figure]:
             Target(at_least=0.9, against=CHUNKS),
         ),
         contender(bench, BATCHES, moving(bench, framework.move(framework.by_batch)), Target(at_least=1.1, against=ONE)),
+        contender(bench, IN_SQL, moving(bench, framework.in_sql()), Target(at_least=0.95, against=CHUNKS)),
     ]
-    contenders += in_sql(bench)
     return await bench.race("core", contenders)
 
 
@@ -60,14 +59,3 @@ def moving(bench: Bench, job: Pipeline) -> Work:
         await framework.run(bench.dsn, job)
 
     return work
-
-
-def in_sql(bench: Bench, rows: int = ROWS) -> list[Contender]:
-    """The stage of pure SQL, once the framework has one: it writes itself, so nothing reaches a sink."""
-    stage = framework.in_sql()
-    if stage is None:
-        bench.note("there is no SqlProcessor in this version")
-        return []
-    job = Pipeline("bench", framework.source(), stage, PPrintSink())
-    target = Target(at_least=0.95, against=CHUNKS)
-    return [contender(bench, IN_SQL, moving(bench, job), target, rows=rows)]

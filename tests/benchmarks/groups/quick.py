@@ -10,15 +10,15 @@ from dataclasses import replace
 from tests.benchmarks import framework
 from tests.benchmarks.bench import Bench, Contender, tell
 from tests.benchmarks.figures import Figure, Target, missed, out_of_bounds_twice
-from tests.benchmarks.groups import claims, core
-from tests.benchmarks.groups.core import BATCHES, CHUNKS, HAND, IN_SQL, ONE, TWO, by_hand, contender, moving
+from tests.benchmarks.groups import claims
+from tests.benchmarks.groups.core import BATCHES, CHUNKS, HAND, IN_SQL, ONE, TWO, by_hand, chunked, contender, moving
 
 _ROWS, _DONE = 30_000, 300_000
 _FLOORS: dict[str, tuple[Target, ...]] = {
-    ONE: (Target(at_least=0.7, against=HAND), Target(at_most=2.2, against=HAND, on_cpu=True)),
-    TWO: (Target(at_least=0.8, against=HAND), Target(at_least=0.15, against=CHUNKS)),
+    ONE: (Target(at_least=0.8, against=HAND), Target(at_most=1.5, against=HAND, on_cpu=True)),
+    TWO: (Target(at_least=0.7, against=HAND), Target(at_least=0.15, against=CHUNKS)),
     BATCHES: (Target(at_least=0.75, against=ONE),),
-    IN_SQL: (Target(at_least=0.5, against=CHUNKS),),
+    IN_SQL: (Target(at_least=0.3, against=CHUNKS),),
 }
 _CLAIM = Target(at_most=2.0)
 
@@ -37,11 +37,11 @@ async def measure(bench: Bench) -> list[Figure]:
 async def _measured(bench: Bench) -> list[Figure]:
     contenders = [
         by_hand(bench, _ROWS),
-        contender(bench, CHUNKS, core.chunked(bench), rows=_ROWS),
+        contender(bench, CHUNKS, chunked(bench), rows=_ROWS),
         contender(bench, ONE, moving(bench, framework.move()), rows=_ROWS),
         contender(bench, TWO, moving(bench, framework.move(concurrency=2)), rows=_ROWS),
         contender(bench, BATCHES, moving(bench, framework.move(framework.by_batch)), rows=_ROWS),
-        *core.in_sql(bench, _ROWS),
+        contender(bench, IN_SQL, moving(bench, framework.in_sql()), rows=_ROWS),
     ]
     figures = await bench.race("quick", [_guarded(each) for each in contenders], most_rounds=3)
     return figures + await claims.compared(bench, "quick", claims.FEW, _DONE, _CLAIM)

@@ -131,9 +131,9 @@ async def _statements(bench: Bench, last: int) -> list[Figure]:
     per_run = server_log.beyond(map(server_log.named, busy), map(server_log.named, idle), share, LISTED)
     bench.note("small: statements of an empty run: " + ", ".join(f"{name} {n:.1f}" for name, n in per_run.items()))
     kinds = server_log.beyond(map(server_log.kind, busy), map(server_log.kind, idle), share, LISTED)
-    beside = Sample(kinds.get("run", 0.0))
+    beside = Sample(round(kinds.get("run", 0.0), 1))  # a beat of the worker may fall on either side
     return [
-        Figure("small", "statements for an empty run", "", (Sample(sum(kinds.values())),)),
+        Figure("small", "statements for an empty run", "", (Sample(round(sum(kinds.values()), 1)),)),
         Figure("small", "of these by the run, beside its history", "", (beside,), None, (Target(at_most=3),)),
     ]
 
