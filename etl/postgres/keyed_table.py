@@ -99,7 +99,7 @@ class KeyedTable:
         return "\n   AND ".join(same)
 
     def _size_of(self, names: Sequence[str]) -> str:
-        """Bytes of those columns of a row that have no fixed width. Text is asked how long it is, what may be compressed
+        """Bytes of those columns of a row that have no fixed width. Text is asked its length, what may be compressed
         how much it takes: neither makes the server fetch what is stored outside the row."""
         columns = [self.table.columns[name] for name in names]
         sizes = [
