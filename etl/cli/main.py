@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from etl.cli import reporting, running, scheduling, viewing
+from etl.cli import reporting, running, scheduling, tidying, viewing
 from etl.cli.psql import psql as run_psql
 from etl.cli.session import arguments_of, handled, say, settings_here, show, with_application
 from etl.core.backfill import Only
@@ -205,6 +205,18 @@ def replay(
     Example: etl replay flights --error UnknownAirport
     """
     raise typer.Exit(running.replay(settings_here(), job, error, run, json))
+
+
+@app.command()
+@handled
+def tidy(job: Job, json: Json = False) -> None:
+    """Drop what a job's ledger remembers of rows that do not exist any more.
+
+    Only for jobs with ledger=. Should such a row come back, it is processed again.
+
+    Example: etl tidy readings
+    """
+    tidying.tidy(settings_here(), job, json)
 
 
 @app.command("next")

@@ -2,7 +2,8 @@
 
 The key's text stands for a row there, so that one table serves every source; a probe of its primary key costs about
 as much as reading the row. Rows that are done are passed again by each sweep, so a claim looks at a limited number of
-rows in one go, and its plan is fixed: along the user's key, one probe for each row.
+rows in one go, and its plan is fixed: along the user's key, one probe for each row. (OFFSET 0 keeps a probe from
+becoming a join: a server without statistics would join by the source alone and compare each row with every entry.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LedgerTable(UserTable):
 
     changed: Column | None = None
 
-    planning: ClassVar[str] = f"{UserTable.planning}; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+    planning: ClassVar[str] = f"{UserTable.planning}; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
 
     @cached_property
     def sweep_end(self) -> str:
@@ -124,7 +125,7 @@ WITH looked_at AS MATERIALIZED (
     DELETE FROM etl.processed AS {_PROCESSED}
      USING looked_at
      WHERE {_PROCESSED}.source_id = {self._source_id} AND {_PROCESSED}.key = looked_at.key
-       AND NOT EXISTS (SELECT 1 FROM {self._table} WHERE {exists})
+       AND NOT EXISTS (SELECT 1 FROM {self._table} WHERE {exists} OFFSET 0)
  RETURNING 1
 )
 SELECT (SELECT max(key) FROM looked_at), (SELECT count(*) FROM dropped)
@@ -143,7 +144,7 @@ SELECT (SELECT max(key) FROM looked_at), (SELECT count(*) FROM dropped)
         )
         return f"""NOT EXISTS (
        SELECT 1 FROM etl.processed AS {_PROCESSED}
-        WHERE {_PROCESSED}.source_id = {self._source_id} AND {_PROCESSED}.key = {self._key_text}{same})"""
+        WHERE {_PROCESSED}.source_id = {self._source_id} AND {_PROCESSED}.key = {self._key_text}{same} OFFSET 0)"""
 
     @property
     def _source_id(self) -> str:

@@ -385,6 +385,21 @@ async def test_a_row_that_fails_is_set_aside_and_can_be_replayed(scene: Scene, w
     )
 
 
+async def test_a_replay_takes_the_row_in_front_of_a_stretch_that_is_open(scene: Scene) -> None:
+    """A stretch begins after the last row of the one before it, which is not its own."""
+    await add(scene, 1, 20)
+    one = await holder(scene, "cursor")
+    first = await one.must_claim()
+    await one.complete(first, failing(first, {10: ValueError("no")}))
+    await one.must_claim()
+
+    replay = await holder(scene, "cursor", trigger="replay", swept=False)
+    await scene.execute("UPDATE etl.row_issue SET replay_id = $1", replay.run_id)
+    await replay.claims.begin_sweep()
+
+    assert [10] == await replay.drain()
+
+
 @BOTH
 async def test_rows_in_retry_are_neither_lost_nor_doubled(
     scene: Scene, database: Database, way: str, monkeypatch: pytest.MonkeyPatch
