@@ -27,6 +27,7 @@ from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
 from etl.core.sanitise import ErrorText
 from etl.core.stages import StageCounts, histogram
 from etl.errors import ConfigurationError, RunLostError
+from etl.postgres.accusing import accused, set_apart
 from etl.postgres.coverage import cover
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
@@ -90,6 +91,7 @@ class Completion:
         self._batch = batch
         self._processed = processed
         self._with_output = {position for position, _ in processed.outputs}
+        self._suspects: list[int] = []
 
     async def run(self, *, carry: Batch | None = None) -> Counts:
         """Complete the batch. `carry` are rows claimed with it that go on under a token of their own, from the same
@@ -100,7 +102,8 @@ class Completion:
         """
         try:
             return await self._database.unit(self._try(self._whole, carry))
-        except _RefusedError:
+        except _RefusedError as refused:
+            self._suspects = accused(getattr(refused.__cause__, "detail", None), self._processed.outputs)
             return await self._database.unit(self._try(self._in_pieces, carry))
 
     def _try(
@@ -142,8 +145,11 @@ class Completion:
             await self._halve(connection, progress, done)
             return
         await connection.execute(IMPATIENTLY)  # in this second try a locked row comes back later
-        progress.locked = await self._locked(connection, done)
-        await self._halve(connection, progress, [position for position in done if position not in progress.locked])
+        if not self._suspects:
+            progress.locked = await self._locked(connection, done)
+        left = [position for position in done if position not in progress.locked]
+        for piece in set_apart(left, self._suspects):
+            await self._halve(connection, progress, piece)
 
     def _is_refusal(self, error: Exception) -> bool:
         """Whether single rows are to blame. A locked row goes on alone, but for rows that have to keep their order."""

@@ -539,7 +539,7 @@ class ProtocolMachine(RuleBasedStateMachine):
     def a_process_claims_and_hears_no_answer(self, holder: Holder, most: int) -> None:
         self._begin_sweep(holder)
         claims = _claims_of(holder)
-        before = (claims._segments, claims._number)
+        before = (claims._segments, claims._numbers.last)
         token = uuid4()
         batch = self._claim(holder, token, most)
         if holder.alive:
@@ -580,7 +580,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         unheard, holder.unheard = holder.unheard, None
         assert unheard is not None
         claims = _claims_of(holder)
-        claims._segments, claims._number = unheard.segments, unheard.number
+        claims._segments, claims._numbers.last = unheard.segments, unheard.number
         batch = self._claim(holder, unheard.token, unheard.most)
         if batch is None or not unheard.keys:
             return self._got(holder, batch, unheard.most)
