@@ -81,7 +81,7 @@ class PostgresRunStore:
                 return await _read(connection, run_id)
             for source, position in end.positions.items():
                 await connection.execute(statement("save_position"), source, known["job"], position)
-            run = await _end(connection, run_id, known["job"], end)
+            run = await _end(connection, run_id, known["job"], end, by_owner=True)
             await _after(connection, run, end, known["replaced_by"])
             return run
 
@@ -148,11 +148,11 @@ async def _read(connection: Connection, run_id: UUID) -> Run:
     return run_of(row)
 
 
-async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd) -> Run:
-    """Close the books; the run is locked, and what it still holds is given back."""
+async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd, *, by_owner: bool = False) -> Run:
+    """Close the books; the run is locked. What an owner still holds it gives back; of a dead run nothing is open."""
     row = await connection.fetchrow(statement("count_batches"), run_id)
     assert row is not None
-    if row["open"]:
+    if by_owner and row["open"]:
         await connection.execute(statement("release_batches"), run_id)
         row = await connection.fetchrow(statement("count_batches"), run_id)
         assert row is not None

@@ -604,7 +604,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         except RunLostError:
             self._expect(not holder.alive, "lost before its time")
             return None
-        self._expect(holder.alive, "claimed for a run that has ended")
+        self._expect(holder.alive or batch is None, "claimed for a run that has ended")
         return batch
 
     def _begin(self, held: Held) -> None:
