@@ -31,7 +31,7 @@ async def take_messages(connection: Connection, run: Run) -> tuple[Message, ...]
 async def list_messages(connection: Connection, run: Run) -> tuple[Message, ...]:
     """The messages that a run has, in the order they were sent."""
     rows = await connection.fetch(statement("list_messages"), run.run_id)
-    return tuple(Message(row["topic"], row["data"], row["published_at"], row["repeats"]) for row in rows)
+    return tuple(Message(**dict(row)) for row in rows)
 
 
 async def send_message(

@@ -22,6 +22,7 @@ from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
 from etl.postgres.statements import statement
+from etl.postgres.telemetry_store import tidy_partitions
 
 logger = logging.getLogger("etl.schedule")
 
@@ -125,6 +126,7 @@ class PostgresScheduleStore:
         for name in ("tidy_runs", "tidy_ticks", "tidy_messages", "tidy_workers"):
             while await self._database.unit(partial(_tidy, statement(name), self._history)):
                 pass
+        await tidy_partitions(self._database, self._history)
 
     async def _register(self, connection: Connection) -> None:
         jobs, worker = self._jobs, self._worker

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.kit import Finished, Project
+from tests.otlp import receiving, values_of
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -56,51 +51,6 @@ JOBS = """
 """
 
 
-@dataclass
-class Receiver:
-    """An OTLP receiver over HTTP: takes what comes, or holds on to it for ever (`hang`)."""
-
-    url: str
-    spans: list[Span] = field(default_factory=list)
-    resources: list[dict[str, str]] = field(default_factory=list)
-    requests: int = 0
-
-    def named(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-
-@contextmanager
-def receiving(*, hang: bool = False) -> Iterator[Receiver]:
-    over = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = ExportTraceServiceRequest()
-            request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
-            receiver.requests += 1
-            if hang:
-                over.wait(60)
-            for of_resource in request.resource_spans:
-                receiver.resources.append({a.key: a.value.string_value for a in of_resource.resource.attributes})
-                for of_scope in of_resource.scope_spans:
-                    receiver.spans += of_scope.spans
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        receiver = Receiver(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield receiver
-        finally:
-            over.set()
-            server.shutdown()
-
-
 @pytest.fixture
 async def shop(project: Project, db: Db) -> Project:
     await db.execute(TABLES)
@@ -114,8 +64,7 @@ async def run(project: Project, *arguments: str, endpoint: str | None = None) ->
 
 
 def attributes(span: Span) -> dict[str, Any]:
-    values = {each.key: each.value for each in span.attributes}
-    return {key: getattr(value, value.WhichOneof("value") or "string_value") for key, value in values.items()}
+    return values_of(span.attributes)
 
 
 def log_lines(text: str) -> list[dict[str, Any]]:
