@@ -117,8 +117,9 @@ class Meter:
 
     def lost(self, what: str, count: int) -> None:
         """Telemetry that nobody will see."""
-        with self._lock:
-            self._lost[what] = self._lost.get(what, 0) + count
+        if count:
+            with self._lock:
+                self._lost[what] = self._lost.get(what, 0) + count
 
     @asynccontextmanager
     async def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AsyncIterator[LeaseRenewer]:

@@ -49,7 +49,8 @@ class _RootTap(_Tap):
     """On the root logger it keeps no line from the handler of last resort, which speaks where nobody else does."""
 
     def handle(self, record: logging.LogRecord) -> Any:
-        handled = super().handle(record)
+        ours = record.name == "etl" or record.name.startswith("etl.")  # the tap on that logger has seen it
+        handled = True if ours else super().handle(record)
         if logging.lastResort and record.levelno >= logging.lastResort.level and not _heard_by_others(record.name):
             logging.lastResort.handle(record)
         return handled
