@@ -73,10 +73,10 @@ def receiving(*, hang: bool = False) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             receiver.requests += 1
-            receiver.headers.append(dict(self.headers))
+            receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
             receiver.begun.set()
             if hang:
-                over.wait(60)
+                over.wait()
                 return
             receiver.take(self.path, body)
             self.send_response(200)
