@@ -63,6 +63,10 @@ class NoTracing:
     def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
         """Nothing."""
 
+    def traceparent(self) -> str | None:
+        """There is no trace."""
+        return None
+
     def progress(self, run: Run, counts: Counts) -> None:
         """Nothing."""
 

@@ -286,6 +286,9 @@ class Tracing(Protocol):
     def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AbstractAsyncContextManager[LeaseRenewer]:
         """The same renewer, with its renewals counted."""
 
+    def traceparent(self) -> str | None:
+        """Where in which trace the caller is, as W3C has it; None outside of one."""
+
     def progress(self, run: Run, counts: Counts) -> None:
         """What the run came to so far."""
 
@@ -362,8 +365,15 @@ class ScheduleStore(Protocol):
     async def fire_idle(self, most: int) -> int:
         """Ask for runs of triggers that fire when there is nothing else to do."""
 
-    async def send(self, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
-        """Record that a trigger fired by itself."""
+    async def send(
+        self,
+        job: str,
+        trigger: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str | None,
+        traceparent: str | None = None,
+    ) -> None:
+        """Record that a trigger fired by itself, for somebody in that trace."""
 
     async def wake(self) -> Wake:
         """When there is something to do next."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from etl.core.message import Message
 from etl.core.run import CONTINUATION, RECOVERY, Run
+from etl.core.trace import parse_traceparent
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
 
@@ -35,7 +36,15 @@ async def list_messages(connection: Connection, run: Run) -> tuple[Message, ...]
 
 
 async def send_message(
-    connection: Connection, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None
+    connection: Connection,
+    job: str,
+    trigger: str,
+    arguments: Mapping[str, Any],
+    idempotency_key: str | None,
+    traceparent: str | None = None,
 ) -> None:
     """A trigger of a job fired by itself."""
-    await connection.execute(statement("insert_message"), job, trigger, trigger, dict(arguments), idempotency_key)
+    sender = parse_traceparent(traceparent or "")  # a header of anybody's, perhaps
+    told = None if sender is None else sender.traceparent
+    message = (job, trigger, trigger, dict(arguments), idempotency_key, told)
+    await connection.execute(statement("insert_message"), *message)

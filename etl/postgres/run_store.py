@@ -230,6 +230,7 @@ async def _queue_after(connection: Connection, run: Run, run_id: UUID, trigger: 
     )
     if await insert_run(connection, request) is None:
         return False
+    await connection.execute(statement("inherit_trace"), run_id, run.traceparent)
     if run.serves_messages:
         await connection.execute(statement("hand_over_messages"), run.run_id, run_id)
     return True

@@ -99,10 +99,19 @@ class PostgresScheduleStore:
 
         return await self._database.unit(fire)
 
-    async def send(self, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
+    async def send(
+        self,
+        job: str,
+        trigger: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str | None,
+        traceparent: str | None = None,
+    ) -> None:
         """A trigger fired by itself; returns when that cannot be lost any more."""
         key = idempotency_key or str(uuid4())  # one of our own, so that a lost COMMIT is not sent twice
-        await self._database.unit(lambda connection: send_message(connection, job, trigger, arguments, key))
+        await self._database.unit(
+            lambda connection: send_message(connection, job, trigger, arguments, key, traceparent)
+        )
 
     async def wake(self) -> Wake:
         """When this process has something to do next."""

@@ -59,7 +59,7 @@ def close_for(providers: Providers, record: SpanRecord, place: TraceContext) -> 
     A provider of ours gives the span the ids it was begun with, so that what was sent of it finds its parent. One of
     the application's makes ids of its own: there the closing span stands beneath the one that nobody will ever send.
     """
-    if not place.sampled:
+    if not (place.sampled and providers.heard):
         return
     try:
         if providers.tracer_is_ours:

@@ -86,9 +86,9 @@ class Meter:
             if (more := getattr(counts, outcome) - getattr(known, outcome)) > 0:
                 self._rows.add(more, {_JOB: run.job, "etl.row.outcome": outcome})
 
-    def ended(self, run: Run) -> None:
-        """A run ended: one of this process, or one that it ended for another."""
-        if run.run_id in self._counted or run.counts.claimed == 0:
+    def ended(self, run: Run, *, ours: bool = True) -> None:
+        """A run ended: one of this process, or one that it ended for another, which has counted its rows itself."""
+        if ours:
             self.progress(run, run.counts)
             self._counted.pop(run.run_id, None)
         attributes = {_JOB: run.job, "etl.run.state": str(run.state)}

@@ -17,9 +17,8 @@ from typing import Any
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
 
-from etl.telemetry.ids import GivenIds
+from etl.telemetry.ids import OwnTracerProvider
 from etl.telemetry.metrics import Meter
 
 logger = logging.getLogger("etl.tracing")
@@ -39,6 +38,11 @@ class Providers:
     logger_is_ours: bool
     measured: bool
     losses: list[Callable[[], tuple[str, int]]] = field(default_factory=list)
+
+    @property
+    def heard(self) -> bool:
+        """Whether the framework's spans go to anybody."""
+        return not isinstance(self.tracer, OwnTracerProvider) or self.tracer.heard
 
     def close(self) -> None:
         """Send what is queued, all at once, for two seconds at most; then say what was lost."""
@@ -67,14 +71,14 @@ def set_up_providers(meter: Meter) -> Providers:
         tracer=tracer,
         meter=meters,
         logger=None if _unset(loggers) else loggers,
-        tracer_is_ours=isinstance(getattr(tracer, "id_generator", None), GivenIds),
+        tracer_is_ours=isinstance(tracer, OwnTracerProvider),
         logger_is_ours=False,
         measured=not (_unset(meters) or isinstance(meters, metrics.NoOpMeterProvider)),
     )
     if _disabled():
         return providers
     if _unset(tracer):
-        provider = TracerProvider(resource=_resource(), id_generator=GivenIds(), shutdown_on_exit=False)
+        provider = OwnTracerProvider(_resource())
         providers.tracer, providers.tracer_is_ours = provider, True
         trace.set_tracer_provider(provider)
         if _otlp("TRACES"):

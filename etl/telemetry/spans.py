@@ -18,7 +18,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from etl.core.sanitise import describe_exception, redact
 from etl.core.trace import SpanEvent, SpanRecord, TraceContext
@@ -89,7 +89,7 @@ class OpenTelemetrySpan:
 
 
 def start(
-    tracer: trace.Tracer,
+    tracer: trace.Tracer | None,
     name: str,
     attributes: dict[str, Any],
     *,
@@ -97,13 +97,14 @@ def start(
     kind: SpanKind = SpanKind.INTERNAL,
     links: Sequence[TraceContext] = (),
 ) -> tuple[trace.Span, SpanRecord]:
-    """A new span and its record. Without an SDK it records nothing, but has ids of its own."""
+    """A new span and its record. Without a tracer or an SDK it records nothing, but has ids of its own."""
     parent = trace.get_current_span(context).get_span_context()
-    span = _start(tracer, name, attributes, context, kind, links)
+    span = trace.INVALID_SPAN if tracer is None else _start(tracer, name, attributes, context, kind, links)
     own = span.get_span_context()
     if not own.is_valid or own.span_id == parent.span_id:
         trace_id = parent.trace_id if parent.is_valid else _IDS.generate_trace_id()
-        own = SpanContext(trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=parent.trace_flags)
+        flags = parent.trace_flags if parent.is_valid else TraceFlags(TraceFlags.SAMPLED)
+        own = SpanContext(trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=flags)
         span = NonRecordingSpan(own)
     place, above = told(own), told(parent)
     assert place is not None

@@ -17,7 +17,7 @@ from etl.core.run import Run
 from etl.core.trace import origins, parse_traceparent
 from etl.telemetry.closing import close_for, record_of
 from etl.telemetry.metrics import Meter
-from etl.telemetry.propagation import told, ways_in
+from etl.telemetry.propagation import current_traceparent, told, ways_in
 from etl.telemetry.providers import Providers, package_version, set_up_providers
 from etl.telemetry.recorder import HERE, Place, Recorder, RunRecording
 from etl.telemetry.run_log import tapped
@@ -49,7 +49,7 @@ class OpenTelemetryTracing:
         self._providers: Providers | None = None
         self._meter = Meter()
         self._recorder = Recorder(self._meter.lost)
-        self._tracer: trace.Tracer = trace.NoOpTracer()
+        self._tracer: trace.Tracer | None = None
 
     @asynccontextmanager
     async def keep(self, store: TelemetryStore) -> AsyncIterator[None]:
@@ -66,9 +66,10 @@ class OpenTelemetryTracing:
     def run(self, run: Run, **attributes: Any) -> Iterator[RunSpan]:
         """The span of a run; notes the trace on the run."""
         context, links = ways_in(origins(message.traceparent for message in run.messages))
+        links += origins([run.traceparent])  # of the run that left this one its work
         kind = SpanKind.CONSUMER if run.messages else SpanKind.INTERNAL
         given = {key: value for key, value in attributes.items() if value is not None}
-        span, record = start(self._tracer, ROOT, given, context=context, kind=kind, links=links)
+        span, record = start(self._heard, ROOT, given, context=context, kind=kind, links=links)
         place = told(span.get_span_context())
         assert place is not None
         run.trace_id, run.traceparent, run.parent_span_id = record.trace_id, place.traceparent, record.parent_id
@@ -95,7 +96,7 @@ class OpenTelemetryTracing:
     def span(self, name: str, **attributes: Any) -> Iterator[OpenTelemetrySpan]:
         """A span around a block; what the block raises marks it as failed."""
         given = {key: value for key, value in attributes.items() if value is not None}
-        span, record = start(self._tracer, name, given)
+        span, record = start(self._heard, name, given)
         wrapped = OpenTelemetrySpan(span, record)
         above = HERE.get()
         top = above is not None and (above.unit is None or name == _BATCH)
@@ -126,15 +127,19 @@ class OpenTelemetryTracing:
         """The same renewer, with its renewals counted."""
         return self._meter.leases(opening)
 
+    def traceparent(self) -> str | None:
+        """Where in which trace the caller is, as W3C has it."""
+        return current_traceparent()
+
     def progress(self, run: Run, counts: Counts) -> None:
         """What the run came to so far."""
         self._meter.progress(run, counts)
 
     def reaped(self, run: Run) -> None:
         """A run was ended whose process is gone: close its span in its place."""
-        self._meter.ended(run)
-        place = None if run.traceparent is None else parse_traceparent(run.traceparent)
-        if place is None or run.started_at is None:
+        self._meter.ended(run, ours=False)
+        place = parse_traceparent(run.traceparent or "")
+        if place is None or run.started_at is None or run.trace_id != place.trace_id:  # it died before it had one
             return
         record = record_of(run, place)
         recording = RunRecording(
@@ -159,6 +164,11 @@ class OpenTelemetryTracing:
         """Send what is queued, for two seconds at most."""
         if self._providers is not None:
             self._providers.close()
+
+    @property
+    def _heard(self) -> trace.Tracer | None:
+        """What makes spans of OpenTelemetry, where anybody is sent them."""
+        return self._tracer if self._providers is not None and self._providers.heard else None
 
     def _set_up(self) -> Providers:
         if self._providers is None:

@@ -41,7 +41,7 @@ class UserSpans(SpanProcessor):
 
 def see_spans_of_users(provider: trace.TracerProvider) -> None:
     """Add ourselves to a provider, once, if it can be added to."""
-    add = getattr(provider, "add_span_processor", None)
+    add = getattr(provider, "listen", None) or getattr(provider, "add_span_processor", None)
     if add is None or getattr(provider, _SEEN, False):
         return
     try:

@@ -27,7 +27,6 @@ from etl.postgres.database import Database
 from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.telemetry_store import PostgresTelemetryStore, tidy_partitions
-from etl.telemetry.providers import trace as provider_module
 from etl.telemetry.tracing import OpenTelemetryTracing
 from tests.conftest import LEASE, Where
 from tests.kit import a_job, schedules
@@ -82,7 +81,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Sets what the application has set up, for this test."""
 
     def use(provider: trace.TracerProvider) -> None:
-        monkeypatch.setattr(provider_module, "get_tracer_provider", lambda: provider)
+        monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
 
     return use  # type: ignore[return-value]
 
@@ -264,6 +263,25 @@ async def test_a_run_of_messages_from_several_traces_is_linked_to_each(post: Pos
     assert f'["{SENDER}", "{OTHER}"]' == links
 
 
+async def test_a_run_that_goes_on_with_what_another_left_is_linked_to_it(
+    post: Post, db: Db, database: Database
+) -> None:
+    first = await post.store.start(requested(a_job("other")), post.me, LEASE)
+    assert isinstance(first, Run)
+    async with post.tracing.keep(post.telemetry):
+        with post.tracing.run(first):
+            await post.store.note_trace(first)
+            end = RunEnd(stopped=RunState.cancelled, continue_as=uuid4())
+            await post.store.end(first.run_id, post.me, end)
+
+    post.jobs = ["other"]
+    after = await post.run()
+
+    assert after.trace_id != first.trace_id
+    links = await db.fetchval("SELECT links::text FROM etl.span WHERE run_id = $1", after.run_id)
+    assert f'["{first.traceparent}"]' == links
+
+
 # A run whose process died
 
 
@@ -314,7 +332,7 @@ async def partitions(db: Db, parent: str = "span") -> list[str]:
 
 def a_row(moment: datetime, run_id: UUID | None = None) -> TelemetryRows:
     place = {"run_at": moment.isoformat(), "run_id": str(run_id or uuid4())}
-    span = {
+    span: dict[str, Any] = {
         "span_id": "b" * 16, "trace_id": "a" * 32, "parent_id": None, "name": "etl.run", "kind": "internal",
         "failed": False, "status": None, "started_at": moment.isoformat(), "duration_s": 1.0, "folded": 0,
         "attributes": {}, "events": [], "links": [],

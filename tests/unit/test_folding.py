@@ -174,7 +174,8 @@ def line(message: str) -> LogLine:
 
 
 def test_of_many_log_lines_the_first_the_last_and_all_errors_are_kept() -> None:
-    window, slots, count = LogWindow(), {}, 10_000
+    window, count = LogWindow(), 10_000
+    slots: dict[int, LogLine] = {}
     errors = set(range(900, 5_000, 100))
 
     for n in range(count):
@@ -191,7 +192,8 @@ def test_of_many_log_lines_the_first_the_last_and_all_errors_are_kept() -> None:
 
 
 def test_errors_are_bounded_too() -> None:
-    window, slots = LogWindow(), {}
+    window = LogWindow()
+    slots: dict[int, LogLine] = {}
 
     for n in range(5_000):
         window.add(line(str(n)), 40)

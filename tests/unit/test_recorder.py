@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -70,10 +69,9 @@ def tracing() -> OpenTelemetryTracing:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end waits for a moment only."""
     monkeypatch.setattr(recorder_module, "AT_CLOSE", 0.05)
-    return
 
 
 def work(tracing: OpenTelemetryTracing, run: Run, batches: int = 3, *, idle: bool = False) -> None:
