@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +24,7 @@ from etl.telemetry.metrics import Meter
 from etl.telemetry.recorder import Recorder
 from etl.telemetry.tracing import OpenTelemetryTracing
 
+ROOT = Path(__file__).parents[2]
 BEGAN = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 
@@ -244,6 +247,30 @@ def test_metrics_count_runs_rows_and_how_long_things_took() -> None:
         points[name][0][1]
         for name in ("etl.backlog.rows", "etl.backlog.age", "etl.quarantine.rows", "etl.telemetry.lost")
     ]
+
+
+def test_every_metric_and_span_stands_on_its_page() -> None:
+    reader = InMemoryMetricReader()
+    meter, page = Meter(), (ROOT / "docs/reference/telemetry.md").read_text(encoding="utf-8")
+    meter.begin(MeterProvider([reader], shutdown_on_exit=False))
+    for instrument in vars(meter).values():
+        if hasattr(instrument, "add"):
+            instrument.add(1)
+    for histogram in (meter._lateness, *meter._durations.values()):
+        histogram.record(1.0)
+    meter.stands("job", JobMeasures(1, 1.0), 1)
+    meter.lost("spans", 1)
+
+    names = set(_points(reader))
+    spans = {
+        name
+        for path in (ROOT / "etl").rglob("*.py")
+        for name in re.findall(r'(?:span|event)\(\s*"(etl\.[a-z.]+)"', path.read_text(encoding="utf-8"))
+    }
+
+    assert 15 == len(names)
+    assert {"etl.claim", "etl.batch", "etl.stage", "etl.sink", "etl.row.failed"} <= spans
+    assert [] == [name for name in sorted(names | spans) if f"`{name}`" not in page]
 
 
 async def test_leases_are_counted_as_renewed_or_failed() -> None:
