@@ -27,7 +27,8 @@ from etl.telemetry.user_spans import see_spans_of_users
 logger = logging.getLogger("etl.tracing")
 
 ROOT = "etl.run"
-_BATCH = "etl.batch"  # rows that go on by themselves have one of their own beneath the first
+# Kept or folded by themselves wherever they are: rows that go on by themselves have a batch beneath their first one.
+_UNITS = ("etl.batch", "etl.claim")
 
 
 class RunSpan(OpenTelemetrySpan):
@@ -99,7 +100,7 @@ class OpenTelemetryTracing:
         span, record = start(self._heard, name, given)
         wrapped = OpenTelemetrySpan(span, record)
         above = HERE.get()
-        top = above is not None and (above.unit is None or name == _BATCH)
+        top = above is not None and (above.unit is None or name in _UNITS)
         unit = Unit() if above is None or above.unit is None or top else above.unit
         here = None
         if above is not None:
