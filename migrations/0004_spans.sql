@@ -64,9 +64,8 @@ BEGIN
     FOREACH parent IN ARRAY ARRAY['span', 'run_log'] LOOP
         part := parent || to_char(starts AT TIME ZONE 'UTC', '"_"IYYY"w"IW');
         CONTINUE WHEN to_regclass(format('etl.%I', part)) IS NOT NULL;
-        EXECUTE format('LOCK TABLE ONLY etl.%I IN SHARE UPDATE EXCLUSIVE MODE', parent);
-        CONTINUE WHEN to_regclass(format('etl.%I', part)) IS NOT NULL;
         EXECUTE format('LOCK TABLE etl.%I IN ACCESS EXCLUSIVE MODE', parent || '_other');
+        CONTINUE WHEN to_regclass(format('etl.%I', part)) IS NOT NULL;
         EXECUTE format('CREATE TABLE etl.%I (LIKE etl.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', part, parent);
         EXECUTE format('WITH moved AS (DELETE FROM etl.%I WHERE run_at >= $1 AND run_at < $2 RETURNING *) '
                        'INSERT INTO etl.%I SELECT * FROM moved', parent || '_other', part) USING starts, ends;

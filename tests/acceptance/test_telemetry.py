@@ -179,7 +179,7 @@ async def test_a_receiver_that_is_down_or_hangs_keeps_no_run_waiting_and_what_it
     with receiving(hang=state == "hanging") as receiver:
         endpoint = receiver.url if state == "hanging" else "http://127.0.0.1:1"
 
-        result = await run(shop, "run", "copy", "--json", endpoint=endpoint)
+        result = await run(shop, "run", "copy", "--json", endpoint=endpoint, OTEL_EXPORTER_OTLP_TIMEOUT="600")
 
     assert (0, 5) == (result.code, result.json["written"])
     assert (state == "hanging") == bool(receiver.requests)
