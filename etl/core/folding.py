@@ -82,8 +82,8 @@ class RunTrace:
         self._count = 0
         self._late = 0
         self._names: set[tuple[str, str]] = set()
-        self._folded: dict[str, SpanRecord] = {}
-        self._changed: set[str] = set()
+        self._folded: dict[tuple[int, str, str], SpanRecord] = {}
+        self._changed: set[tuple[int, str, str]] = set()
         self._waiting: dict[str, SpanRecord] = {}
         self._gone: set[str] = set()
         self.lost = 0
@@ -94,6 +94,7 @@ class RunTrace:
             unit.add(span)
         elif self._late < LATE:
             self._late += 1
+            span.parent_id = self._root_id  # what it was beneath may be folded
             self._keep([span])
         else:
             self._fold([span])
@@ -162,10 +163,11 @@ class RunTrace:
         for span in spans:
             age = (span.started_at - self._started_at).total_seconds()
             name, label = self._told_apart(span)
-            key = f"{self._trace_id}/{self._root_id}/{interval(age)}/{name}/{label}"
+            key = (interval(age), name, label)
             found = self._folded.get(key)
             if found is None:
-                self._folded[key] = _first_of(span, name, _id_of(key), self._root_id)
+                span_id = _id_of(f"{self._trace_id}/{self._root_id}/{key}")
+                self._folded[key] = _first_of(span, name, span_id, self._root_id)
             else:
                 _count_in(found, span)
             self._changed.add(key)

@@ -80,6 +80,8 @@ class Meter:
 
     def progress(self, run: Run, counts: Counts) -> None:
         """Count what is new since the last time."""
+        if not self._begun:
+            return
         known = self._counted.get(run.run_id, Counts())
         self._counted[run.run_id] = replace(counts)
         for outcome in _OUTCOMES:
@@ -103,7 +105,7 @@ class Meter:
     def span(self, record: SpanRecord, job: str) -> None:
         """A piece of work is over."""
         instrument = self._durations.get(record.name)
-        if instrument is None:
+        if instrument is None or not self._begun:
             return
         attributes = {_JOB: job}
         for name in ("etl.stage.name", "etl.sink.name", "error.type"):

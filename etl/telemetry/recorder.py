@@ -17,6 +17,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from opentelemetry.trace import SpanContext
+
 from etl.core.folding import Changes, RunTrace, Unit
 from etl.core.ports import TelemetryRows, TelemetryStore
 from etl.core.run_log import LogLine, LogWindow
@@ -46,6 +48,7 @@ class RunRecording:
     ) -> None:
         self.run_id = run_id
         self.job = job
+        self.root_id = root_id
         self.run_at = run_at
         self._lock = threading.Lock()
         self._trace = RunTrace(trace_id, root_id, started_at)
@@ -129,6 +132,7 @@ class RunRecording:
 class Place:
     """Where in a run the current task or thread is. `event` adds to the innermost span of the framework's own."""
 
+    context: SpanContext
     trace_id: str
     span_id: str
     recording: RunRecording

@@ -22,7 +22,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from etl.core.sanitise import describe_exception, redact
 from etl.core.trace import SpanEvent, SpanRecord, TraceContext
-from etl.telemetry.propagation import remote, told
+from etl.telemetry.propagation import remote
+from etl.telemetry.recorder import Place
 
 logger = logging.getLogger("etl.tracing")
 
@@ -96,8 +97,12 @@ def start(
     context: Context | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
     links: Sequence[TraceContext] = (),
+    above: Place | None = None,
 ) -> tuple[trace.Span, SpanRecord]:
-    """A new span and its record. Without a tracer or an SDK it records nothing, but has ids of its own."""
+    """A new span and its record. Without a tracer or an SDK it records nothing, but has ids of its own.
+
+    `above`: where in a run the caller is; most spans are right beneath, and ids need not be put into words again.
+    """
     parent = trace.get_current_span(context).get_span_context()
     span = trace.INVALID_SPAN if tracer is None else _start(tracer, name, attributes, context, kind, links)
     own = span.get_span_context()
@@ -106,13 +111,17 @@ def start(
         flags = parent.trace_flags if parent.is_valid else TraceFlags(TraceFlags.SAMPLED)
         own = SpanContext(trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=flags)
         span = NonRecordingSpan(own)
-    place, above = told(own), told(parent)
-    assert place is not None
+    parent_text: str | None
+    if above is not None and parent.span_id == above.context.span_id:
+        trace_text, parent_text = above.trace_id, above.span_id
+    else:
+        trace_text = format(own.trace_id, "032x")
+        parent_text = format(parent.span_id, "016x") if parent.is_valid else None
     record = SpanRecord(
         name=name,
-        trace_id=place.trace_id,
-        span_id=place.span_id,
-        parent_id=None if above is None else above.span_id,
+        trace_id=trace_text,
+        span_id=format(own.span_id, "016x"),
+        parent_id=parent_text,
         started_at=datetime.now(UTC),
         duration_s=0.0,
         kind=kind.name.lower(),

@@ -79,7 +79,8 @@ class OpenTelemetryTracing:
             RunRecording(run.run_id, run.job, run_at, record.trace_id, record.span_id, record.started_at)
         )
         wrapped = RunSpan(span, record)
-        here = HERE.set(Place(record.trace_id, record.span_id, recording, None, wrapped.event))
+        own = span.get_span_context()
+        here = HERE.set(Place(own, record.trace_id, record.span_id, recording, None, wrapped.event))
         current = Current(span)
         self._meter.started(run)
         try:
@@ -97,14 +98,17 @@ class OpenTelemetryTracing:
     def span(self, name: str, **attributes: Any) -> Iterator[OpenTelemetrySpan]:
         """A span around a block; what the block raises marks it as failed."""
         given = {key: value for key, value in attributes.items() if value is not None}
-        span, record = start(self._heard, name, given)
-        wrapped = OpenTelemetrySpan(span, record)
         above = HERE.get()
+        span, record = start(self._heard, name, given, above=above)
+        wrapped = OpenTelemetrySpan(span, record)
         top = above is not None and (above.unit is None or name in _UNITS)
         unit = Unit() if above is None or above.unit is None or top else above.unit
         here = None
         if above is not None:
-            here = HERE.set(Place(record.trace_id, record.span_id, above.recording, unit, wrapped.event))
+            if top and above.unit is not None:  # which may be folded, or is over
+                record.parent_id = above.recording.root_id
+            own = span.get_span_context()
+            here = HERE.set(Place(own, record.trace_id, record.span_id, above.recording, unit, wrapped.event))
         current = Current(span)
         try:
             with current:
@@ -175,7 +179,8 @@ class OpenTelemetryTracing:
         if self._providers is None:
             self._providers = set_up_providers(self._meter)
             self._tracer = self._providers.tracer.get_tracer("etl", package_version())
-            self._meter.begin(self._providers.meter)
+            if self._providers.measured:
+                self._meter.begin(self._providers.meter)
             see_spans_of_users(self._providers.tracer)
         return self._providers
 

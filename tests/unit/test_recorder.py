@@ -103,6 +103,25 @@ async def test_a_run_is_written_in_one_statement_with_the_place_it_is_in(tracing
     assert "password=***" in str(rows)
 
 
+async def test_what_may_outlive_the_batch_it_came_from_stands_beneath_the_run(tracing: OpenTelemetryTracing) -> None:
+    """Rows that go on by themselves, and whatever else ends after its batch: that may be folded by then."""
+    store, run = Store(), a_run()
+
+    async with tracing.keep(store):
+        with tracing.run(run):
+            with tracing.span("etl.batch"):
+                late = tracing.span("late")
+                late.__enter__()
+                straggler = tracing.span("etl.batch")
+                straggler.__enter__()
+            straggler.__exit__(None, None, None)
+            late.__exit__(None, None, None)
+
+    spans = {span["span_id"]: span for rows in store.written for span in rows.spans}
+    above = sorted((span["name"], spans[span["parent_id"]]["name"]) for span in spans.values() if span["parent_id"])
+    assert [("etl.batch", "etl.run"), ("etl.batch", "etl.run"), ("late", "etl.run")] == above
+
+
 async def test_a_run_goes_on_and_ends_while_its_spans_are_stuck(tracing: OpenTelemetryTracing, quick: None) -> None:
     store = Store()
     store.open.clear()
