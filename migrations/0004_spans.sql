@@ -105,6 +105,9 @@ END
 $$;
 COMMENT ON FUNCTION etl.drop_partitions(timestamptz) IS 'Drop weeks of etl.span and etl.run_log that are over';
 
+-- Not for everybody who may publish.
+REVOKE ALL ON FUNCTION etl.make_partitions(timestamptz), etl.drop_partitions(timestamptz) FROM PUBLIC;
+
 -- Send a message that belongs to a trace: `traceparent` as W3C defines it.
 CREATE FUNCTION etl.publish(topic text, data jsonb, traceparent text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -41,7 +41,7 @@ class LogLine:
             "slot": slot,
             "number": self.number,
             "at": self.at.isoformat(),
-            "level": self.level,
+            "level": storable(self.level, 50),
             "logger": storable(self.logger, 200),
             "message": _presentable(self.message, _MESSAGE),
             "exception": None if self.exception is None else _presentable(self.exception, _EXCEPTION),

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from etl.core.faults import Fault
 from etl.core.ports import JobMeasures, TelemetryRows
 from etl.postgres.database import Connection, Database
+from etl.postgres.faults import classify
 from etl.postgres.statements import statement
 
 logger = logging.getLogger("etl.telemetry")
@@ -54,7 +56,7 @@ class PostgresTelemetryStore:
             async with self._database.transaction(local=_BRIEFLY) as connection:
                 await connection.execute(statement("make_partitions"), moment)
         except Exception as error:
-            logger.debug("no partition for spans: %s: %s", type(error).__name__, error)
+            _tell("spans have no partition of their own", error)
 
 
 async def tidy_partitions(database: Database, history: timedelta) -> None:
@@ -63,4 +65,10 @@ async def tidy_partitions(database: Database, history: timedelta) -> None:
         async with database.transaction(local="SET LOCAL lock_timeout = '1s'") as connection:
             await connection.execute(statement("tidy_partitions"), history)
     except Exception as error:
-        logger.info("partitions of spans are seen to later: %s: %s", type(error).__name__, error)
+        _tell("partitions of spans are not seen to", error)
+
+
+def _tell(what: str, error: Exception) -> None:
+    """A lock that somebody holds passes; a right that is missing does not."""
+    passes = classify(error) is Fault.infrastructure
+    logger.log(logging.DEBUG if passes else logging.WARNING, "%s: %s: %s", what, type(error).__name__, error)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
@@ -421,6 +423,40 @@ async def test_a_partition_in_use_is_dropped_another_time(db: Db, database: Data
 
     assert [f"etl.span_{old:%G}w{old:%V}"] == meanwhile
     assert [] == await where_rows_are(db)
+
+
+async def test_a_worker_may_see_to_partitions_without_owning_them_and_publishers_may_not(
+    db: Db, database: Database, where: Where
+) -> None:
+    role = f"worker_{uuid4().hex[:8]}"
+    await db.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA etl TO {role}")
+    try:
+        async with db.transaction():
+            await db.execute(f"SET LOCAL ROLE {role}")
+            await db.execute("SELECT etl.publish('t', '{}', NULL), etl.publish('t')")
+        for call in ("make_partitions(now())", "drop_partitions(now())"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                async with db.transaction():
+                    await db.execute(f"SET LOCAL ROLE {role}; SELECT etl.{call}")
+
+        await db.execute(f"GRANT EXECUTE ON FUNCTION etl.make_partitions, etl.drop_partitions TO {role}")
+        async with db.transaction():
+            await db.execute(f"SET LOCAL ROLE {role}; SELECT etl.make_partitions(now()), etl.drop_partitions(now())")
+
+        assert 2 == len(await partitions(db))
+    finally:
+        await db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("page", ["telemetry", "schema"])
+async def test_what_a_page_asks_of_the_tables_can_be_asked(db: Db, page: str) -> None:
+    text = (Path(__file__).parents[2] / f"docs/reference/{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    for block in blocks:
+        await db.execute(block)
+
+    assert 1 == len(blocks)
 
 
 async def test_how_jobs_stand_is_measured_from_what_is_recorded(db: Db, database: Database) -> None:
