@@ -37,18 +37,20 @@ class LogLine:
 
     def as_json(self, slot: int) -> dict[str, Any]:
         """The form in which it is stored: bounded, redacted, and nothing in it that Postgres refuses."""
-        return {
+        told: dict[str, Any] = {
             "slot": slot,
             "number": self.number,
             "at": self.at.isoformat(),
             "level": storable(self.level, 50),
             "logger": storable(self.logger, 200),
             "message": _presentable(self.message, _MESSAGE),
-            "exception": None if self.exception is None else _presentable(self.exception, _EXCEPTION),
             "trace_id": self.trace_id,
             "span_id": self.span_id,
             "attributes": clean(self.attributes),
         }
+        if self.exception is not None:
+            told["exception"] = _presentable(self.exception, _EXCEPTION)
+        return told
 
 
 class LogWindow:

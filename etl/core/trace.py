@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from etl.core.sanitise import redact, storable
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_PLAIN = re.compile(r"[\w.-]{0,64}", re.ASCII)  # what needs no second look
 _TEXT = 2_000  # characters of an attribute
 _ATTRIBUTES = 64  # of one span or event
 _ITEMS = 100  # of a list in an attribute
@@ -89,14 +90,12 @@ class SpanRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The form in which it is stored: bounded, redacted, and nothing in it that Postgres refuses."""
-        return {
+        told: dict[str, Any] = {
             "trace_id": self.trace_id,
             "span_id": self.span_id,
-            "parent_id": self.parent_id,
             "name": storable(self.name, 200),
             "kind": self.kind,
             "failed": self.failed,
-            "status": None if self.status is None else storable(redact(self.status), _TEXT),
             "started_at": self.started_at.isoformat(),
             "duration_s": round(max(0.0, self.duration_s), 6),
             "folded": self.folded,
@@ -107,6 +106,11 @@ class SpanRecord:
             ],
             "links": [link.traceparent for link in self.links],
         }
+        if self.parent_id is not None:  # null in JSON is not cheap
+            told["parent_id"] = self.parent_id
+        if self.status is not None:
+            told["status"] = storable(redact(self.status), _TEXT)
+        return told
 
 
 def clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,4 +128,5 @@ def _clean(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value[:_ITEMS]]
-    return storable(redact(storable(str(value), 20 * _TEXT)), _TEXT)
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else storable(redact(storable(text, 20 * _TEXT)), _TEXT)

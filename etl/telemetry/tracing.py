@@ -11,10 +11,10 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from etl.core.counts import Counts
-from etl.core.folding import Unit
 from etl.core.ports import JobMeasures, LeaseRenewer, TelemetryStore
 from etl.core.run import Run
 from etl.core.trace import origins, parse_traceparent
+from etl.telemetry.block import Block
 from etl.telemetry.closing import close_for, record_of
 from etl.telemetry.metrics import Meter
 from etl.telemetry.propagation import current_traceparent, told, ways_in
@@ -27,8 +27,6 @@ from etl.telemetry.user_spans import see_spans_of_users
 logger = logging.getLogger("etl.tracing")
 
 ROOT = "etl.run"
-# Kept or folded by themselves wherever they are: rows that go on by themselves have a batch beneath their first one.
-_UNITS = ("etl.batch", "etl.claim")
 
 
 class RunSpan(OpenTelemetrySpan):
@@ -94,34 +92,9 @@ class OpenTelemetryTracing:
             self._meter.over(run)
             self._end_run(wrapped, recording, current.seconds)
 
-    @contextmanager
-    def span(self, name: str, **attributes: Any) -> Iterator[OpenTelemetrySpan]:
+    def span(self, name: str, **attributes: Any) -> Block:
         """A span around a block; what the block raises marks it as failed."""
-        given = {key: value for key, value in attributes.items() if value is not None}
-        above = HERE.get()
-        span, record = start(self._heard, name, given, above=above)
-        wrapped = OpenTelemetrySpan(span, record)
-        top = above is not None and (above.unit is None or name in _UNITS)
-        unit = Unit() if above is None or above.unit is None or top else above.unit
-        here = None
-        if above is not None:
-            if top and above.unit is not None:  # which may be folded, or is over
-                record.parent_id = above.recording.root_id
-            own = span.get_span_context()
-            here = HERE.set(Place(own, record.trace_id, record.span_id, above.recording, unit, wrapped.event))
-        current = Current(span)
-        try:
-            with current:
-                yield wrapped
-        except Exception as error:
-            wrapped.fail(error)
-            raise
-        finally:
-            wrapped.end(current.seconds)
-            if here is not None and above is not None:
-                HERE.reset(here)
-                (above.recording.close if top else above.recording.add)(unit, record)
-                self._meter.span(record, above.recording.job)
+        return Block(self._heard, self._meter, name, attributes)
 
     def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
         """Something that happened within the innermost span of the framework."""

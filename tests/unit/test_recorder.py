@@ -97,7 +97,7 @@ async def test_a_run_is_written_in_one_statement_with_the_place_it_is_in(tracing
         (span["run_id"], span["run_at"], span["trace_id"]) for span in rows.spans
     }
     by_id = {span["span_id"]: span for span in rows.spans}
-    above = {(span["name"], by_id[span["parent_id"]]["name"]) for span in rows.spans if span["parent_id"]}
+    above = {(span["name"], by_id[span["parent_id"]]["name"]) for span in rows.spans if span.get("parent_id")}
     assert {("etl.batch", "etl.run"), ("etl.stage", "etl.batch")} == above
     assert "hunter2" not in str(rows)
     assert "password=***" in str(rows)
@@ -118,7 +118,7 @@ async def test_what_may_outlive_the_batch_it_came_from_stands_beneath_the_run(tr
             late.__exit__(None, None, None)
 
     spans = {span["span_id"]: span for rows in store.written for span in rows.spans}
-    above = sorted((span["name"], spans[span["parent_id"]]["name"]) for span in spans.values() if span["parent_id"])
+    above = sorted((span["name"], spans[span["parent_id"]]["name"]) for span in spans.values() if "parent_id" in span)
     assert [("etl.batch", "etl.run"), ("etl.batch", "etl.run"), ("late", "etl.run")] == above
 
 
