@@ -27,7 +27,7 @@ from etl.triggers.once import RunOnceTrigger
 from etl.triggers.periodic import PeriodicTrigger
 
 if TYPE_CHECKING:
-    from etl.postgres.publishing import publish
+    from etl.publishing import publish
 
 __all__ = [
     "AfterTrigger",
@@ -72,5 +72,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`publish` needs the driver, which a module that only declares jobs does not."""
     if name == "publish":
-        return import_module("etl.postgres.publishing").publish
+        return import_module("etl.publishing").publish
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

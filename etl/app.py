@@ -38,12 +38,14 @@ from etl.postgres.operations import Operations
 from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.schedule_store import PostgresScheduleStore
+from etl.postgres.telemetry_store import PostgresTelemetryStore
 from etl.postgres.tidying import tidy_ledger
 from etl.processors.chain import Chain
 from etl.runtime.by_hand import Starter
 from etl.runtime.control import RunControl
 from etl.runtime.gate import SuspectGate
 from etl.runtime.heartbeat import Heartbeat
+from etl.runtime.measuring import measure_on
 from etl.runtime.resources import Resources
 from etl.runtime.runner import Manner, Runner, Tools
 from etl.runtime.threads import RowThreads
@@ -99,7 +101,8 @@ class Application:
         self.settings = settings
         self.database = database
         self.tracing = tracing
-        self.store = PostgresRunStore(database)
+        self.store = PostgresRunStore(database, tracing.reaped)
+        self.telemetry = PostgresTelemetryStore(database)
         self.issues = PostgresIssues(database)
         self.operations = Operations(database)
         self.worker = WorkerIdentity(uuid4(), socket.gethostname(), os.getpid())
@@ -212,7 +215,14 @@ class Application:
                 listen=partial(listening, self.database.settings),
             )
             on_ready(worker)
-            await worker.run()
+            measuring = asyncio.create_task(
+                measure_on(self.tracing, service.jobs, self.telemetry.measure, self.backlog)
+            )
+            try:
+                await worker.run()
+            finally:
+                measuring.cancel()
+                await asyncio.gather(measuring, return_exceptions=True)
 
     def _servable(self, pipelines: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
         """The jobs whose pool is known; the others are out of service, and that is said."""
@@ -256,26 +266,31 @@ class Application:
         asyncio.get_running_loop().set_default_executor(RowThreads())
         connection = self.database.settings
         heartbeat = Heartbeat(
-            lambda: lease_connection(connection, self.worker.worker_id, self.settings.lease), self.settings.lease
+            lambda: self.tracing.leases(lease_connection(connection, self.worker.worker_id, self.settings.lease)),
+            self.settings.lease,
         )
         resources = Resources()
         heartbeat.start()
         try:
-            yield Tools(
-                store=self.store,
-                binder=self._binder,
-                tracing=self.tracing,
-                heartbeat=heartbeat,
-                gate=SuspectGate(),
-                resources=resources,
-                worker=self.worker,
-                chain_for=lambda pipeline: Chain(pipeline.processors),
-                delivery_for=lambda pipeline: None if _is_inside(pipeline) else Delivery(pipeline.sink),
-                explain=explain,
-            )
+            async with self.tracing.keep(self.telemetry):
+                yield self._tools_of(heartbeat, resources)
         finally:
             heartbeat.stop()
             await resources.close()
+
+    def _tools_of(self, heartbeat: Heartbeat, resources: Resources) -> Tools:
+        return Tools(
+            store=self.store,
+            binder=self._binder,
+            tracing=self.tracing,
+            heartbeat=heartbeat,
+            gate=SuspectGate(),
+            resources=resources,
+            worker=self.worker,
+            chain_for=lambda pipeline: Chain(pipeline.processors),
+            delivery_for=lambda pipeline: None if _is_inside(pipeline) else Delivery(pipeline.sink),
+            explain=explain,
+        )
 
 
 def _is_inside(pipeline: Pipeline) -> bool:

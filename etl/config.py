@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     `jobs`          packages with job modules, looked for in the folder one stands in.
     `max_runs`      runs at the same time in one worker.
     `pools`         limits on runs that are active at once in the whole cluster, by name; jobs name theirs.
-    `history`       how long finished runs, ticks and messages are kept.
+    `history`       how long finished runs with their spans and log lines, ticks and messages are kept.
     `connections`   connections to the server at the same time in one process, the heartbeat's apart.
     """
 

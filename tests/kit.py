@@ -9,8 +9,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from etl import Pipeline, PPrintSink, Trigger, TriggerSource
-from etl.core.ports import WorkerIdentity
+from etl.core.counts import Counts
+from etl.core.ports import JobMeasures, LeaseRenewer, TelemetryStore, WorkerIdentity
+from etl.core.run import Run
 from etl.core.service import Service
 from etl.postgres.database import Database
 from etl.postgres.schedule_store import PostgresScheduleStore
@@ -34,18 +36,49 @@ class _NoSpan:
     def fail(self, error: BaseException | str) -> None:
         """Nothing."""
 
+    def ended(self, run: Run, *, lost: bool, idle: bool) -> None:
+        """Nothing."""
+
 
 class NoTracing:
-    """`core.ports.Tracing` without spans."""
+    """`core.ports.Tracing` without spans, log lines and metrics."""
+
+    measured = False
+
+    @asynccontextmanager
+    async def keep(self, store: TelemetryStore) -> AsyncIterator[None]:
+        """Nothing is kept."""
+        yield
+
+    @contextmanager
+    def run(self, run: Run, **attributes: Any) -> Iterator[_NoSpan]:
+        """A run without a span."""
+        yield _NoSpan()
 
     @contextmanager
     def span(self, name: str, **attributes: Any) -> Iterator[_NoSpan]:
         """A block without a span."""
         yield _NoSpan()
 
-    def trace_id(self) -> str | None:
+    def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
+        """Nothing."""
+
+    def traceparent(self) -> str | None:
         """There is no trace."""
         return None
+
+    def progress(self, run: Run, counts: Counts) -> None:
+        """Nothing."""
+
+    def reaped(self, run: Run) -> None:
+        """Nothing."""
+
+    def measure(self, job: str, measures: JobMeasures, backlog: int | None) -> None:
+        """Nothing."""
+
+    def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AbstractAsyncContextManager[LeaseRenewer]:
+        """As they are."""
+        return opening
 
 
 async def eventually(check: Callable[[], Awaitable[T]], *, within: float = 20.0) -> T:

@@ -19,7 +19,7 @@ from etl.core.backfill import Only
 from etl.core.run import EXIT_DONE, EXIT_MISUSE
 from etl.postgres import migrator
 from etl.runtime.threads import leave_without_threads
-from etl.telemetry.tracing import package_version
+from etl.telemetry.providers import package_version
 
 app = typer.Typer(
     name="etl",

@@ -23,8 +23,8 @@ from etl.core.trigger import ClockTrigger
 from etl.core.why import why as explained
 from etl.errors import ConfigurationError
 from etl.postgres.catalog import find_table
-from etl.postgres.publishing import publish as send
 from etl.postgres.report_store import PostgresReportStore
+from etl.publishing import publish as send
 from etl.reports.columns import columns
 from etl.reports.facts import run_facts
 from etl.triggers.messages import checked_topic

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -118,8 +118,8 @@ class RunStore(Protocol):
     ) -> Run | None:
         """Start the oldest queued run of these jobs here for which there is a place."""
 
-    async def note_trace(self, run_id: UUID, trace_id: str) -> None:
-        """Note the trace a run belongs to."""
+    async def note_trace(self, run: Run) -> None:
+        """Note the trace a run belongs to, and where in it the run is."""
 
     async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
         """Release what is held and end the run. Raises `RunLostError` if it is not this worker's any more."""
@@ -234,14 +234,73 @@ class Span(Protocol):
         """Mark the span as failed."""
 
 
+class RunSpan(Span, Protocol):
+    """The span of a run."""
+
+    def ended(self, run: Run, *, lost: bool, idle: bool) -> None:
+        """How the run ended. `lost`: whoever ended it closes the span too. `idle`: nothing of it is worth keeping."""
+
+
+class TelemetryRows(NamedTuple):
+    """Spans and log lines of a run, as JSON; `moments` are starts of the runs they belong to.
+
+    `gone` are spans that are folded into others by now, `lost` counts what could not be kept.
+    """
+
+    moments: list[datetime]
+    spans: list[dict[str, Any]]
+    gone: list[dict[str, Any]]
+    lines: list[dict[str, Any]]
+    lost: list[dict[str, Any]]
+
+
+class TelemetryStore(Protocol):
+    """The framework's own tables of spans and log lines."""
+
+    async def write(self, rows: TelemetryRows) -> None:
+        """Write; may be repeated. Raises `DatabaseUnavailableError`."""
+
+
+class JobMeasures(NamedTuple):
+    """How a job stands: rows in quarantine, and seconds since a run last began that went through all its rows."""
+
+    quarantined: int
+    unswept_s: float
+
+
 class Tracing(Protocol):
-    """Where spans go."""
+    """Where spans, log lines and metrics go. Nothing here fails or waits."""
+
+    def keep(self, store: TelemetryStore) -> AbstractAsyncContextManager[None]:
+        """Record in this store what happens meanwhile."""
+
+    def run(self, run: Run, **attributes: Any) -> AbstractContextManager[RunSpan]:
+        """The span of a run; notes the trace on the run."""
 
     def span(self, name: str, **attributes: Any) -> AbstractContextManager[Span]:
         """A span around a block."""
 
-    def trace_id(self) -> str | None:
-        """The current trace as 32 hexadecimal digits."""
+    def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
+        """Something that happened within the innermost of these spans."""
+
+    def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AbstractAsyncContextManager[LeaseRenewer]:
+        """The same renewer, with its renewals counted."""
+
+    def traceparent(self) -> str | None:
+        """Where in which trace the caller is, as W3C has it; None outside of one."""
+
+    def progress(self, run: Run, counts: Counts) -> None:
+        """What the run came to so far."""
+
+    def reaped(self, run: Run) -> None:
+        """A run was ended whose process is gone: close its span in its place."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether somebody collects metrics."""
+
+    def measure(self, job: str, measures: JobMeasures, backlog: int | None) -> None:
+        """How a job stands; `backlog` None: not known."""
 
 
 class LeaseState(NamedTuple):
@@ -306,8 +365,15 @@ class ScheduleStore(Protocol):
     async def fire_idle(self, most: int) -> int:
         """Ask for runs of triggers that fire when there is nothing else to do."""
 
-    async def send(self, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
-        """Record that a trigger fired by itself."""
+    async def send(
+        self,
+        job: str,
+        trigger: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str | None,
+        traceparent: str | None = None,
+    ) -> None:
+        """Record that a trigger fired by itself, for somebody in that trace."""
 
     async def wake(self) -> Wake:
         """When there is something to do next."""

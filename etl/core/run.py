@@ -77,6 +77,8 @@ class Run:
     ended_at: datetime | None = None
     duration_s: float | None = None
     trace_id: str | None = None
+    traceparent: str | None = None
+    parent_span_id: str | None = None
     error_type: str | None = None
     error: str | None = None
     parent_id: UUID | None = None

@@ -15,8 +15,9 @@ from etl.core.window import EARLIEST, MOMENT, Excluding, Window, portion
 from etl.durations import Duration, declared_duration
 from etl.errors import ConfigurationError
 
-# What a worker does with the arguments of a trigger that fires by itself.
-Firing = Callable[[Mapping[str, Any], str | None], Awaitable[None]]
+# What a worker does when a trigger fires by itself, with arguments, idempotency key and, where there is one, the trace
+# of whoever caused it.
+Firing = Callable[..., Awaitable[None]]
 
 
 class Trigger:
@@ -60,8 +61,14 @@ class Trigger:
         """Ask for a run of each job that has this trigger; returns when that is recorded and cannot be lost.
 
         `arguments` (what JSON can say) reach the cycle. A second call with a known `idempotency_key` does nothing.
+        The run goes on in the trace of the current OpenTelemetry span, if there is one.
         Raises `ConfigurationError` outside a worker: elsewhere, publish to the topic of a `PubSubTrigger`.
         """
+        await self._fire(arguments, idempotency_key)
+
+    async def _fire(
+        self, arguments: Mapping[str, Any], idempotency_key: str | None, traceparent: str | None = None
+    ) -> None:
         firings: list[Firing] = self.__dict__.get("_firings", [])
         if not firings:
             raise ConfigurationError(
@@ -69,8 +76,9 @@ class Trigger:
                 setting=f"{type(self).__name__}.fire",
                 remedy="fire it inside `etl worker`, or publish to the topic of a PubSubTrigger instead",
             )
+        told = () if traceparent is None else (traceparent,)
         for firing in firings:
-            await firing(arguments, idempotency_key)
+            await firing(arguments, idempotency_key, *told)
 
     def serve(self, firing: Firing) -> Callable[[], None]:
         """Where `fire` goes to, for as long as a worker serves the trigger; returns the way to end that."""

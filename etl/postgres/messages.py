@@ -7,6 +7,7 @@ from typing import Any
 
 from etl.core.message import Message
 from etl.core.run import CONTINUATION, RECOVERY, Run
+from etl.core.trace import parse_traceparent
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
 
@@ -31,11 +32,19 @@ async def take_messages(connection: Connection, run: Run) -> tuple[Message, ...]
 async def list_messages(connection: Connection, run: Run) -> tuple[Message, ...]:
     """The messages that a run has, in the order they were sent."""
     rows = await connection.fetch(statement("list_messages"), run.run_id)
-    return tuple(Message(row["topic"], row["data"], row["published_at"], row["repeats"]) for row in rows)
+    return tuple(Message(**dict(row)) for row in rows)
 
 
 async def send_message(
-    connection: Connection, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None
+    connection: Connection,
+    job: str,
+    trigger: str,
+    arguments: Mapping[str, Any],
+    idempotency_key: str | None,
+    traceparent: str | None = None,
 ) -> None:
     """A trigger of a job fired by itself."""
-    await connection.execute(statement("insert_message"), job, trigger, trigger, dict(arguments), idempotency_key)
+    sender = parse_traceparent(traceparent or "")  # a header of anybody's, perhaps
+    told = None if sender is None else sender.traceparent
+    message = (job, trigger, trigger, dict(arguments), idempotency_key, told)
+    await connection.execute(statement("insert_message"), *message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,39 +32,36 @@ def publishing_through(database: Database) -> Iterator[None]:
         _open.pop(loop, None)
 
 
-async def publish(topic: str, /, **data: Any) -> int:
-    """Send a message to every job with a `PubSubTrigger` on the topic; returns how many triggers that were.
+async def send(topic: str, data: Mapping[str, Any], traceparent: str | None) -> int:
+    """Send a message; returns how many triggers get it. `traceparent`: the trace it belongs to, as W3C has it.
 
-    When this returns the message is stored and cannot be lost. `data` is what JSON can say. Inside a worker the
-    process's own connections are used; elsewhere the settings (ETL_DATABASE_URL, else the project's embedded server)
-    say where to. Raises `ConfigurationError` for data without a JSON form, `DatabaseUnavailableError`.
+    Raises `ConfigurationError` for data without a JSON form, `DatabaseUnavailableError`.
     """
     try:
-        text = orjson.dumps(data).decode()
+        text = orjson.dumps(dict(data)).decode()
     except TypeError as error:
         raise ConfigurationError(f"the data have no JSON form: {error}", setting=f"publish({topic!r})") from None
     database = _open.get(asyncio.get_running_loop())
     if database is not None:
-        return int(
-            await database.unit(lambda connection: connection.fetchval(statement("publish"), topic, orjson.loads(text)))
-        )
+        message = (topic, orjson.loads(text), traceparent)
+        return int(await database.unit(lambda connection: connection.fetchval(statement("publish"), *message)))
     settings = load_settings()
     if settings.database_url:
-        return await _send(settings.database_url, topic, text)
+        return await _send(settings.database_url, topic, text, traceparent)
     server = EmbeddedServer(Path.cwd() / ".etl").start()
     try:
-        return await _send(server.dsn(), topic, text)
+        return await _send(server.dsn(), topic, text, traceparent)
     finally:
         server.stop()
 
 
-async def _send(dsn: str, topic: str, text: str) -> int:
+async def _send(dsn: str, topic: str, text: str, traceparent: str | None) -> int:
     try:
         connection = await asyncpg.connect(dsn, statement_cache_size=0)
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unreachable(error, dsn) from None
     try:
-        return int(await connection.fetchval(statement("publish"), topic, text))
+        return int(await connection.fetchval(statement("publish"), topic, text, traceparent))
     except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
         problem = "the database has no etl schema yet"
         raise ConfigurationError(problem, setting="publish", remedy="run: etl migrate") from None

@@ -23,10 +23,14 @@ _COUNTS = ("claimed", "written", "filtered", "quarantined", "deferred", "release
 
 
 class PostgresRunStore:
-    """`core.ports.RunStore` over the tables of schema `etl`. Every method may be repeated after a lost COMMIT."""
+    """`core.ports.RunStore` over the tables of schema `etl`. Every method may be repeated after a lost COMMIT.
 
-    def __init__(self, database: Database) -> None:
+    `on_reaped` gets each run that was ended for a process that is gone.
+    """
+
+    def __init__(self, database: Database, on_reaped: Callable[[Run], None] = lambda run: None) -> None:
         self._database = database
+        self._on_reaped = on_reaped
 
     async def start(self, request: RunRequest, worker: WorkerIdentity, lease: timedelta) -> Run | Blocker:
         """Record a run as running here, or say which run blocks it."""
@@ -63,9 +67,10 @@ class PostgresRunStore:
             except asyncpg.UniqueViolationError:
                 continue  # another process gave the same place to another run, this moment
 
-    async def note_trace(self, run_id: UUID, trace_id: str) -> None:
-        """Note the trace a run belongs to."""
-        await self._database.unit(lambda connection: connection.execute(statement("set_trace"), run_id, trace_id))
+    async def note_trace(self, run: Run) -> None:
+        """Note the trace a run belongs to, and where in it the run is."""
+        facts = (run.run_id, run.trace_id, run.traceparent, run.parent_span_id)
+        await self._database.unit(lambda connection: connection.execute(statement("set_trace"), *facts))
 
     async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
         """Release what the run still holds, close its books and end it.
@@ -105,6 +110,7 @@ class PostgresRunStore:
         while (found := await self._database.unit(one)) is not None:
             if isinstance(found, Run):
                 reaped.append(found)
+                self._on_reaped(found)
             else:
                 left_alone.append(found)
         return reaped
@@ -224,6 +230,7 @@ async def _queue_after(connection: Connection, run: Run, run_id: UUID, trigger: 
     )
     if await insert_run(connection, request) is None:
         return False
+    await connection.execute(statement("inherit_trace"), run_id, run.traceparent)
     if run.serves_messages:
         await connection.execute(statement("hand_over_messages"), run.run_id, run_id)
     return True
@@ -249,6 +256,8 @@ def run_of(row: asyncpg.Record) -> Run:
         ended_at=row["ended_at"],
         duration_s=duration,
         trace_id=row["trace_id"],
+        traceparent=row.get("traceparent"),
+        parent_span_id=row.get("parent_span_id"),
         error_type=row["error_type"],
         error=row["error"],
         parent_id=row["parent_id"],

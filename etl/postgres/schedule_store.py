@@ -22,6 +22,7 @@ from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
 from etl.postgres.statements import statement
+from etl.postgres.telemetry_store import tidy_partitions
 
 logger = logging.getLogger("etl.schedule")
 
@@ -98,10 +99,19 @@ class PostgresScheduleStore:
 
         return await self._database.unit(fire)
 
-    async def send(self, job: str, trigger: str, arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
+    async def send(
+        self,
+        job: str,
+        trigger: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str | None,
+        traceparent: str | None = None,
+    ) -> None:
         """A trigger fired by itself; returns when that cannot be lost any more."""
         key = idempotency_key or str(uuid4())  # one of our own, so that a lost COMMIT is not sent twice
-        await self._database.unit(lambda connection: send_message(connection, job, trigger, arguments, key))
+        await self._database.unit(
+            lambda connection: send_message(connection, job, trigger, arguments, key, traceparent)
+        )
 
     async def wake(self) -> Wake:
         """When this process has something to do next."""
@@ -125,6 +135,7 @@ class PostgresScheduleStore:
         for name in ("tidy_runs", "tidy_ticks", "tidy_messages", "tidy_workers"):
             while await self._database.unit(partial(_tidy, statement(name), self._history)):
                 pass
+        await tidy_partitions(self._database, self._history)
 
     async def _register(self, connection: Connection) -> None:
         jobs, worker = self._jobs, self._worker

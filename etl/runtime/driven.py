@@ -26,6 +26,7 @@ from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.runtime.control import RunControl, RunStoppingError
 from etl.runtime.gate import SuspectGate
+from etl.runtime.noting import note_failures
 
 logger = logging.getLogger("etl.run")
 
@@ -272,6 +273,7 @@ class DrivenPipeline:
     async def _complete(self, batch: Batch, processed: Processed, carry: Batch | None = None) -> None:
         token = batch.token
         processed.stages = [claim_stage(batch), *processed.stages]
+        note_failures(self._drive.tracing, batch, processed)
         try:
             with self._recording_span():
                 counts = await self._table().complete(
@@ -301,6 +303,7 @@ class DrivenPipeline:
                 raise
             processed = passage.take(range(len(batch)))
             await self._deliver(processed, context)
+            note_failures(self._drive.tracing, batch, processed)
             try:
                 with self._recording_span():
                     counts = await recorder.complete(batch, processed, lambda counts: self._judge(batch.token, counts))

@@ -79,14 +79,15 @@ class Runner:
         tools = self._tools
         tools.heartbeat.add(run.run_id, control.lose, started=started, on_cancel=control.cancel)
         try:
-            with tools.tracing.span("etl.run", **_attributes(run)) as span:
-                run.trace_id = tools.tracing.trace_id()
+            with tools.tracing.run(run, **_attributes(run)) as span:
                 if run.trace_id is not None:
-                    await tools.store.note_trace(run.run_id, run.trace_id)
+                    await tools.store.note_trace(run)
                 logger.info("run started", extra={"etl": _facts(run, "started")})
                 end = await self._work(pipeline, run, control, manner)
                 ended = await self._end(run, end, control)
                 span.set(**{f"etl.rows.{name}": value for name, value in _counted(ended.counts).items()})
+                span.set(**{"etl.run.state": str(ended.state)})
+                span.ended(ended, lost=control.lost, idle=end.may_fold and _found_nothing(ended))
                 if ended.state not in _ORDERLY:
                     span.fail(ended.error or str(ended.state))
                 level = logging.INFO if ended.state in _ORDERLY else logging.ERROR
@@ -130,7 +131,7 @@ class Runner:
             tracing=tools.tracing,
             gate=tools.gate,
             resources=await tools.resources.of(pipeline),
-            on_progress=manner.on_progress,
+            on_progress=lambda counts: self._report(run, counts, manner),
             reap_dead=manner.reap_dead,
         )
         driven = DrivenPipeline(pipeline, run, bound, control, drive)
@@ -148,6 +149,10 @@ class Runner:
             driven.drop()
             raise
         return _Swept(driven.positions(), driven.cut_short)
+
+    def _report(self, run: Run, counts: Counts, manner: Manner) -> None:
+        manner.on_progress(counts)
+        self._tools.tracing.progress(run, counts)
 
     def _stopped(self, control: RunControl, positions: Mapping[str, list[str]], manner: Manner) -> RunEnd:
         if control.lost:
@@ -189,6 +194,10 @@ def _may_fold(pipeline: Pipeline, run: Run) -> bool:
     """
     by_itself = run.trigger in pipeline.source.named_triggers()
     return by_itself and isinstance(pipeline.source, TableSource) and not (run.serves_messages or run.arguments)
+
+
+def _found_nothing(run: Run) -> bool:
+    return run.state is RunState.succeeded and not run.counts.claimed and not run.counts.batches
 
 
 def _interval(pipeline: Pipeline, run: Run) -> tuple[datetime, datetime] | None:
@@ -236,6 +245,30 @@ def _attributes(run: Run) -> dict[str, Any]:
         "etl.run.id": str(run.run_id),
         "etl.trigger": run.trigger,
         "etl.attempt": run.attempt,
+        "etl.scheduled_for": None if run.scheduled_for is None else run.scheduled_for.isoformat(),
+        "etl.lateness_s": _lateness(run),
+        "host.name": run.host,
+        "process.pid": run.pid,
+        **_messaging(run),
+    }
+
+
+def _lateness(run: Run) -> float | None:
+    if run.scheduled_for is None or run.started_at is None:
+        return None
+    return (run.started_at - run.scheduled_for).total_seconds()
+
+
+def _messaging(run: Run) -> dict[str, Any]:
+    """By the semantic conventions for messages."""
+    if not run.messages:
+        return {}
+    topics = sorted({message.topic for message in run.messages})
+    return {
+        "messaging.system": "etl",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": ", ".join(topics),
+        "messaging.batch.message_count": len(run.messages) + sum(message.repeats for message in run.messages),
     }
 
 

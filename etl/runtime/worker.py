@@ -145,8 +145,11 @@ class Worker:
             self._tools.heartbeat.beat_now()  # perhaps one of ours
 
     def _firing(self, served: Served) -> Firing:
-        async def fire(arguments: Mapping[str, Any], idempotency_key: str | None) -> None:
-            await self._schedules.send(served.job, served.trigger_name, arguments, idempotency_key)
+        async def fire(
+            arguments: Mapping[str, Any], idempotency_key: str | None, traceparent: str | None = None
+        ) -> None:
+            sender = traceparent or self._tools.tracing.traceparent()
+            await self._schedules.send(served.job, served.trigger_name, arguments, idempotency_key, sender)
             self._wake.set()
 
         return fire

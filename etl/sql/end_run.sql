@@ -10,8 +10,9 @@ WITH ended AS (
      WHERE run_id = $1 AND state = 'running'
  RETURNING *
 ), announced AS (
-    INSERT INTO etl.message (job, trigger, topic, data, scheduled_for)
-    SELECT s.job, s.trigger, s.topic, jsonb_build_object('job', e.job, 'run_id', e.run_id), e.scheduled_for
+    INSERT INTO etl.message (job, trigger, topic, data, scheduled_for, traceparent)
+    SELECT s.job, s.trigger, s.topic, jsonb_build_object('job', e.job, 'run_id', e.run_id), e.scheduled_for,
+           e.traceparent
       FROM ended e
       JOIN etl.subscription s ON s.topic = $14
      WHERE e.state = 'succeeded'

@@ -3,8 +3,9 @@
 WITH waiting AS MATERIALIZED (
     SELECT m.message_id,
            min(m.message_id) OVER same AS kept,
-           count(*) OVER same - 1 AS repeats
-      FROM (SELECT message_id, topic, data
+           count(*) OVER same - 1 AS repeats,
+           left(string_agg(m.traceparent, ' ') OVER same, 7167) AS traceparent  -- 128 of them
+      FROM (SELECT message_id, topic, data, traceparent
               FROM etl.message
              WHERE job = $2 AND trigger = $3 AND run_id IS NULL
              ORDER BY message_id
@@ -14,6 +15,6 @@ WITH waiting AS MATERIALIZED (
     DELETE FROM etl.message m USING waiting w WHERE m.message_id = w.message_id AND w.message_id <> w.kept
 )
 UPDATE etl.message m
-   SET run_id = $1, repeats = m.repeats + w.repeats
+   SET run_id = $1, repeats = m.repeats + w.repeats, traceparent = w.traceparent
   FROM waiting w
  WHERE m.message_id = w.message_id AND w.message_id = w.kept

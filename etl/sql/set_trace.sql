@@ -1,3 +1,3 @@
 -- Note the trace a run belongs to.
---   $1 run   $2 trace
-UPDATE etl.run SET trace_id = $2 WHERE run_id = $1 AND state = 'running'
+--   $1 run   $2 trace   $3 W3C context of the run's own span   $4 parent of that
+UPDATE etl.run SET trace_id = $2, traceparent = $3, parent_span_id = $4 WHERE run_id = $1 AND state = 'running'

@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         if context.is_valid:
             line["trace_id"] = format(context.trace_id, "032x")
             line["span_id"] = format(context.span_id, "016x")
-        line |= _facts(record)
+        line |= facts_of(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # Before they become JSON: a secret ends at a blank, and would take the closing quote along.
@@ -43,7 +43,7 @@ class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        facts = _facts(record)
+        facts = facts_of(record)
         shown = " ".join(f"{name}={facts[name]}" for name in _SHOWN if facts.get(name) is not None)
         text = f"{clock} {level}{record.getMessage()}{'  ' + shown if shown else ''}"
         if record.exc_info:
@@ -57,7 +57,8 @@ _SHOWN = (
 )  # fmt: skip
 
 
-def _facts(record: logging.LogRecord) -> dict[str, object]:
+def facts_of(record: logging.LogRecord) -> dict[str, object]:
+    """The structured part of a line: what our own records carry, and the run a processor's line belongs to."""
     facts = getattr(record, _FIELD, None)
     found: dict[str, object] = dict(facts) if isinstance(facts, dict) else {}
     for name in ("run_id", "job"):  # put there by the logger that processors get

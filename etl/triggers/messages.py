@@ -94,12 +94,13 @@ class WebhookTrigger(Trigger):
         """Fire for a request; False (and nothing happens) if its signature is wrong.
 
         The header `Idempotency-Key` (or `X-GitHub-Delivery`) names the request: sent again, it fires once. The body, a
-        JSON object, reaches `cycle` by name; anything else as `data`. Raises `ConfigurationError` outside a worker.
+        JSON object, reaches `cycle` by name; anything else as `data`. The run goes on in the trace that the header
+        `traceparent` names. Raises `ConfigurationError` outside a worker.
         """
         if not self.accepts(headers, body):
             return False
         key = _header(headers, "Idempotency-Key") or _header(headers, "X-GitHub-Delivery")
-        await self.fire(idempotency_key=key, **_arguments(body))
+        await self._fire(_arguments(body), key, _header(headers, "traceparent"))
         return True
 
 

@@ -80,6 +80,11 @@ async def test_a_run_that_died_is_taken_over_and_every_row_is_written_once(proje
     assert recovery["parent_id"] == died["run_id"]
     assert recovery["started_at"] - died["lease_until"] < timedelta(seconds=10)
     assert await violations(db) == []
+    closing, root = await db.fetch("SELECT * FROM etl.span WHERE name = 'etl.run' ORDER BY run_at")
+    place = f"00-{closing['trace_id']}-{closing['span_id']}-01"
+    assert (True, died["started_at"], died["run_id"]) == tuple(closing[n] for n in ("failed", "run_at", "run_id"))
+    assert closing["status"].startswith("LeaseExpired"), "whoever ended the run closed its span"
+    assert (False, f'["{place}"]') == (root["failed"], root["links"])
 
 
 async def test_a_run_that_lives_blocks_another_and_is_named(project: Project, db: Db) -> None:

@@ -100,6 +100,8 @@ async def test_a_zombie_is_refused_the_completion_of_its_batch(
     assert (8, 8) == (heir["claimed"], heir["written"])
     assert (4, ("crashed", "LeaseExpired")) == (code, verdict(out))
     assert re.search("run failed: batch .* is replaced", err)
+    closings = await db.fetch("SELECT status FROM etl.span WHERE name = 'etl.run' AND failed")
+    assert ["LeaseExpired"] == [row["status"].split(":")[0] for row in closings], "closed once, by who ended the run"
     assert await violations(db) == []
 
 

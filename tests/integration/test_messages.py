@@ -27,6 +27,7 @@ from tests.kit import a_job, schedules
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 LEASE = timedelta(seconds=30)
+SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Post:
@@ -319,8 +320,8 @@ async def test_publish_refuses_what_json_cannot_say(post: Post) -> None:
 async def test_a_web_hook_fires_for_the_right_signature_and_once_per_key(post: Post) -> None:
     hook = WebhookTrigger("/hooks/orders", secret="0123456789abcdef")
     await post.serve(a_job("job", hook))
-    end = hook.serve(lambda arguments, key: post.schedules.send("job", "webhook", arguments, key))
-    signed = {"x-hub-signature-256": "sha256=5cbd8da8d3e0e8a6c3c3b0d5b4c5", "Idempotency-Key": "1"}
+    end = hook.serve(lambda arguments, key, sender=None: post.schedules.send("job", "webhook", arguments, key, sender))
+    signed = {"x-hub-signature-256": "sha256=5cbd8da8d3e0e8a6c3c3b0d5b4c5", "Idempotency-Key": "1", "Traceparent": SENT}
 
     refused = await hook.deliver(signed, b'{"n": 1}')
     right = {**signed, "x-hub-signature-256": "sha256=" + sign(b'{"n": 1}')}
@@ -331,6 +332,7 @@ async def test_a_web_hook_fires_for_the_right_signature_and_once_per_key(post: P
 
     assert (False, [True, True]) == (refused, accepted)
     assert {"n": 1} == run.arguments
+    assert [SENT] == [message.traceparent for message in run.messages]
     assert await post.start() is None
     with pytest.raises(ConfigurationError, match="no worker serves this trigger"):
         await hook.fire()
