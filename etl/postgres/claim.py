@@ -167,7 +167,9 @@ class Claim:
         return Answer(None, rest, again=bool(rest))
 
     def _after(self, key: Key) -> tuple[Segment, ...]:
-        return (replace(self._segments[0], after=key), *self._segments[1:])
+        """What is left to sweep when this key has been reached."""
+        segment, *rest = self._segments
+        return (*rest,) if key == segment.last else (replace(segment, after=key), *rest)
 
     async def _rows_in_gap(self, after: Key | None, before: Key | None, last: Key, most: int) -> list[asyncpg.Record]:
         most_bytes = self._claimant.most_bytes

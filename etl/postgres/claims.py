@@ -56,6 +56,7 @@ class Claims:
         self._former_hint: Key | None = None
         self.begun_at: datetime | None = None
         self._nothing = False  # nothing to claim, to take over or to settle when the sweep began
+        self._swept_by: UUID | None = None  # the claim that took the last row, where nobody else is at it
         self.issues = False
         self.strangers = False
 
@@ -76,6 +77,7 @@ class Claims:
         """Fix what the sweep covers: every key in question up to the last one there is now."""
         end, hint = await self._database.unit(self._survey, local=self.table.planning)
         self._end, self._former_hint = end, hint
+        self._swept_by = None
         if end is None:
             self._segments = ()
         elif hint is None or not use_hint or self.table.leading:
@@ -90,6 +92,9 @@ class Claims:
         """
         if self._nothing:
             return None
+        if self._swept_by not in (None, token):
+            await self._settle_deferred()
+            return None
         if self.table.leading and self._segments:  # what came in front of the rows handed out comes before all others
             self._segments = (replace(self._segments[0], after=None),)
         while True:
@@ -97,6 +102,8 @@ class Claims:
             self._segments = answer.segments
             self.issues = answer.issues
             self.strangers = answer.strangers
+            over = answer.batch is not None and not answer.segments and not answer.strangers
+            self._swept_by = token if over else None
             if answer.again:
                 continue
             if answer.batch is None:

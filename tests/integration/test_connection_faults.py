@@ -45,7 +45,6 @@ HOLDS_A_TRANSACTION = """
     SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%')"""
 BROKEN_FOR_SURE = (
     "insert_run", "lock_run_and_source", "insert_batch", "lock_batch", "insert_issues", "complete_batch", "lock_run",
-    "release_batches", "end_run",
 )  # fmt: skip
 SILENCE = timedelta(milliseconds=100)  # until the server drops a transaction whose client says nothing
 
