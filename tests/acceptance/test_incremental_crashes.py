@@ -61,6 +61,8 @@ async def test_a_killed_process_loses_and_doubles_no_row_of_a_table_that_is_only
 
     heirs = await asyncio.gather(run_to_end(project, "ledger"), run_to_end(project, "cursor"))
     again = await asyncio.gather(run_to_end(project, "ledger"), run_to_end(project, "cursor"))
+    await db.execute("DELETE FROM events WHERE id <= 20")
+    tidied = await asyncio.to_thread(project.etl, "tidy", "ledger")
 
     assert left > 0
     for job in ("ledger", "cursor"):
@@ -70,3 +72,4 @@ async def test_a_killed_process_loses_and_doubles_no_row_of_a_table_that_is_only
     assert all(heir["balanced"] and heir["status"] == "succeeded" for heir in heirs)
     assert [0, 0] == [run["claimed"] for run in again]
     assert 1 == await db.fetchval("SELECT count(*) FROM etl.covered")
+    assert (0, "20 entries dropped from the ledger of ledger\n") == (tidied.code, tidied.out)

@@ -401,6 +401,29 @@ async def test_a_replay_takes_the_row_in_front_of_a_stretch_that_is_open(scene: 
 
 
 @BOTH
+async def test_a_replay_by_hand_takes_what_was_set_aside(scene: Scene, database: Database, way: str) -> None:
+    await add(scene, 1, 12)
+    broken = True
+
+    @processor(inline=True)
+    def delicate(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if broken and row["id"] % 5 == 0:
+            raise ValueError("no")
+        return {"id": row["id"], "v": row["v"]}
+
+    pipeline = job(way, delicate)
+    first = await run(database, pipeline)
+    broken = False
+    second = await run(database, pipeline)
+    application = Application(Settings(lease=LEASE), database, NoTracing())
+    replayed = await application.replay(pipeline, HandControls(), error=None, run_id=None)
+
+    assert [(10, 2), (0, 0)] == [(each.counts.written, each.counts.quarantined) for each in (first, second)]
+    assert (2, 0) == (replayed.taken, replayed.gone)
+    assert [*range(1, 13)] == await scene.results()
+
+
+@BOTH
 async def test_rows_in_retry_are_neither_lost_nor_doubled(
     scene: Scene, database: Database, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,6 +541,8 @@ async def test_entries_of_rows_that_are_gone_can_be_dropped(scene: Scene, databa
     dropped = await Application(Settings(lease=LEASE), database, NoTracing()).tidy_ledger(pipeline)
     again = await run(database, pipeline)
 
+    with pytest.raises(ConfigurationError, match="has no ledger"):
+        await Application(Settings(lease=LEASE), database, NoTracing()).tidy_ledger(job("cursor"))
     assert 8 == dropped
     assert 12 == await scene.value("SELECT count(*) FROM etl.processed")
     assert 0 == again.counts.claimed
@@ -600,23 +625,23 @@ async def test_a_stretch_without_wanted_rows_is_passed_for_good(scene: Scene, da
     assert [(None, 30)] == await covered(scene)
 
 
-@pytest.mark.parametrize("what", ["rows", "position"])
-async def test_what_another_server_wrote_is_refused(scene: Scene, database: Database, what: str) -> None:
+async def test_what_another_server_wrote_is_refused(scene: Scene, database: Database) -> None:
     """After dump and restore transaction ids begin anew: new rows would come before the cursor."""
     await add(scene, 1, 5)
     pipeline = job("cursor")
     await run(database, pipeline)
     future = str(2**40)
-    if what == "rows":
-        await scene.execute("UPDATE events SET txid = $1::text::xid8 WHERE id = 3", future)
-    else:
-        await scene.execute("UPDATE etl.covered SET upto = jsonb_build_array($1::text, '5')", future)
 
-    ended = await run(database, pipeline)
+    await scene.execute("UPDATE events SET txid = $1::text::xid8 WHERE id = 3", future)
+    with_rows = await run(database, pipeline)
+    await scene.execute("DELETE FROM events WHERE id = 3")
+    await scene.execute("UPDATE etl.covered SET upto = jsonb_build_array($1::text, '5')", future)
+    with_position = await run(database, pipeline)
 
-    assert RunState.failed is ended.state
-    assert "which this server has not begun" in (ended.error or "")
-    assert "After a restore" in (ended.error or "")
+    told = "which this server has not begun: transaction ids do not survive dump and restore"
+    assert [RunState.failed] * 2 == [with_rows.state, with_position.state]
+    assert f"there are rows of transaction {future} of public.events@job, {told}" in (with_rows.error or "")
+    assert f"the cursor has come to transaction {future} of public.events@job, {told}" in (with_position.error or "")
 
 
 @BOTH
@@ -654,30 +679,35 @@ def test_a_declaration_that_cannot_be_right_is_refused(declared: dict[str, Any],
     assert problem in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("prepared", "declared", "problem"),
-    [
-        ("SELECT", {"cursor": "nothing"}, "has no column 'nothing'"),
-        ("SELECT", {"cursor": "id"}, "column 'id' is of type int8"),
-        ("ALTER TABLE events ALTER txid DROP DEFAULT", {"cursor": "txid"}, "is not pg_current_xact_id()"),
-        ("ALTER TABLE events ALTER txid DROP NOT NULL", {"cursor": "txid"}, "column 'txid' may be null"),
-        ("SELECT", {"ledger": "nothing"}, "has no column 'nothing'"),
-        ("SELECT", {"ledger": True, "pending": "nothing > 1"}, "nothing"),
-        ("SELECT", {"cursor": "txid", "pending": "nothing > 1"}, "nothing"),
-        ("ALTER TABLE events DROP CONSTRAINT events_pkey", {"ledger": True}, "has no primary key"),
-    ],
-)
-async def test_what_does_not_fit_the_table_is_found_by_a_check(
-    scene: Scene, database: Database, prepared: str, declared: dict[str, Any], problem: str
-) -> None:
-    await scene.execute(prepared)
-    pipeline = Pipeline("job", BatchProcessingSource("events", **declared), copied, PostgresSink("dst"))
+async def test_what_does_not_fit_the_table_is_found_by_a_check(scene: Scene, database: Database) -> None:
+    """Each with a remedy."""
+    application = Application(Settings(lease=LEASE), database, NoTracing())
 
-    findings = await Application(Settings(lease=LEASE), database, NoTracing()).check(pipeline)
+    async def faults(prepared: str = "SELECT", **declared: Any) -> list[str]:
+        pipeline = Pipeline("job", BatchProcessingSource("events", **declared), copied, PostgresSink("dst"))
+        await scene.execute(prepared)
+        findings = await application.check(pipeline)
+        assert all(fault.remedy for fault in findings.faults)
+        return [fault.problem for fault in findings.faults]
 
-    (fault,) = findings.faults
-    assert problem in fault.problem
-    assert fault.remedy
+    async def fault(prepared: str = "SELECT", **declared: Any) -> str:
+        (only,) = await faults(prepared, **declared)
+        return only
+
+    assert [] == await faults(cursor="txid")
+    assert [] == await faults(ledger="v", pending="id > 1")
+    assert "table public.events has no column 'nothing'" == await fault(cursor="nothing")
+    assert "table public.events has no column 'nothing'" == await fault(ledger="nothing")
+    assert "column 'id' is of type int8" == await fault(cursor="id")
+    assert 'column "nothing" does not exist' in await fault(cursor="txid", pending="nothing > 1")
+    assert 'column "nothing" does not exist' in await fault(ledger=True, pending="nothing > 1")
+    assert "column 'txid' may be null" == await fault("ALTER TABLE events ALTER txid DROP NOT NULL", cursor="txid")
+    assert "the default of column 'txid' is not pg_current_xact_id()" == await fault(
+        "ALTER TABLE events ALTER txid DROP DEFAULT", cursor="txid"
+    )
+    assert "table public.events has no primary key" == await fault(
+        "ALTER TABLE events DROP CONSTRAINT events_pkey", ledger=True
+    )
 
 
 async def test_a_check_tells_of_a_missing_index_and_of_who_holds_the_cursor_back(
@@ -700,3 +730,100 @@ async def test_a_check_tells_of_a_missing_index_and_of_who_holds_the_cursor_back
     assert [] == findings.faults
     assert 'CREATE INDEX CONCURRENTLY ON "public"."events" ("txid", "id");' in index
     assert f"the cursor is held back: process {pid} " in holder
+
+
+# Everything at once
+
+
+@BOTH
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_whatever_happens_each_row_is_written_once(
+    scene: Scene, where: Where, way: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come and wait in open transactions; runs that claim, complete in any order, fail rows, end and die."""
+    history = History(scene, way, random.Random(seed), await asyncpg.connect(where.dsn))
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(cursor, "PATIENCE_SECONDS", 0.0)
+        for _ in range(80):
+            await history.step()
+    await history.come_to_rest()
+
+    set_aside = await scene.fetch("SELECT (key ->> -1)::bigint FROM etl.row_issue WHERE state = 'open' ORDER BY 1")
+    assert sorted(history.failed) == set_aside
+    assert [n for n in range(1, history.last + 1) if n not in history.failed] == await scene.results()
+
+
+class History:
+    """A random sequence of what users and processes do, two runs at most at a time."""
+
+    def __init__(self, scene: Scene, way: str, rng: random.Random, other: asyncpg.Connection[Any]) -> None:
+        self.last = 0
+        self.failed: set[int] = set()
+        self._scene, self._way, self._rng, self._other = scene, way, rng, other
+        self._runs: list[tuple[Holder, list[Any]]] = []
+
+    async def step(self) -> None:
+        """One thing that happens."""
+        acts = [
+            self._insert,
+            self._open_or_commit,
+            self._begin,
+            self._claim,
+            self._claim,
+            self._complete,
+            self._complete,
+        ]
+        await self._rng.choice([*acts, self._complete, self._end, self._die])()
+
+    async def come_to_rest(self) -> None:
+        """Whatever is open ends, and a last run takes what is left."""
+        if self._other.is_in_transaction():
+            await self._other.execute("COMMIT")
+        await self._other.close()
+        while self._runs:
+            await self._rng.choice([self._end, self._die])()
+        last = await holder(self._scene, self._way, batch_size=7)
+        await last.drain()
+        await last.end()
+
+    async def _insert(self) -> None:
+        first, self.last = self.last + 1, self.last + self._rng.randint(1, 12)
+        await add(self._scene, first, self.last)
+
+    async def _open_or_commit(self) -> None:
+        if self._other.is_in_transaction():
+            await self._other.execute(self._rng.choice(["COMMIT", "COMMIT"]))
+            return
+        self.last += 1
+        await self._other.execute("BEGIN")
+        await self._other.execute("INSERT INTO events (id, v) VALUES ($1, 'late')", self.last)
+
+    async def _begin(self) -> None:
+        if len(self._runs) < 2:
+            self._runs.append((await holder(self._scene, self._way, batch_size=self._rng.choice([1, 4, 7])), []))
+
+    async def _claim(self) -> None:
+        if self._runs:
+            one, batches = self._rng.choice(self._runs)
+            if (batch := await one.claim()) is not None:
+                batches.append(batch)
+
+    async def _complete(self) -> None:
+        held = [(one, batches) for one, batches in self._runs if batches]
+        if held:
+            one, batches = self._rng.choice(held)
+            batch = batches.pop(self._rng.randrange(len(batches)))
+            failures = {key: ValueError("no") for key in ids(batch) if self._rng.random() < 0.05}
+            await one.complete(batch, failing(batch, failures))
+            self.failed |= failures.keys()
+
+    async def _end(self) -> None:
+        if self._runs:
+            one, _ = self._runs.pop(self._rng.randrange(len(self._runs)))
+            await one.end(RunState.cancelled)
+
+    async def _die(self) -> None:
+        if self._runs:
+            one, _ = self._runs.pop(self._rng.randrange(len(self._runs)))
+            await one.die()

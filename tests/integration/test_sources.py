@@ -86,6 +86,28 @@ async def test_a_key_may_be_of_any_ordered_type(scene: Scene, database: Database
     assert run.counts.written == await scene.value("SELECT count(*) FROM dst JOIN src USING (k) WHERE status = 'done'")
 
 
+async def test_a_ledger_knows_keys_of_any_type_again(scene: Scene, database: Database) -> None:
+    """By their text, of several columns too."""
+    await scene.execute("""
+        CREATE TYPE mood AS ENUM ('sad', 'Angry, very', 'happy');
+        CREATE DOMAIN odd_code AS text COLLATE "C" CHECK (value ~* '^x-') NOT NULL""")
+    composite = ("text", "bytea")
+    seen: dict[str, list[Any]] = {}
+    for kind, (type_, values) in _KEYS.items():
+        await scene.execute(f"CREATE TABLE {kind}_src (k {type_}, n bigint, PRIMARY KEY (k), UNIQUE (k, n))")
+        await scene.execute(f"ALTER TABLE {kind}_src ALTER n SET NOT NULL; CREATE TABLE {kind}_dst (k {type_})")
+        await scene.execute(f"INSERT INTO {kind}_src SELECT unnest($1::text[])::{type_}, 1", values)
+        for key in ("k", ("k", "n")) if kind in composite else ("k",):
+            source = BatchProcessingSource(f"{kind}_src", key=key, ledger=True, batch_size=2)
+            pipeline = Pipeline(f"{kind}-{len(key)}", source, _key_only, PostgresSink(f"{kind}_dst"))
+            application = Application(Settings(lease=LEASE), database, NoTracing())
+            runs = [await application.run_job(pipeline, HandControls()) for _ in range(2)]
+            claimed = [run.counts.claimed for run in runs if isinstance(run, Run)]
+            seen.setdefault(kind, []).append((*claimed, await application.tidy_ledger(pipeline)))
+
+    assert {kind: [(len(_KEYS[kind][1]), 0, 0)] * (1 + (kind in composite)) for kind in _KEYS} == seen
+
+
 async def _claim_in_every_way(scene: Scene) -> list[str]:
     """All keys in the order in which three runs, one of which dies, come to complete them."""
     source = await scene.source()
