@@ -295,3 +295,28 @@ def test_a_sink_without_a_table_is_refused(table: Any) -> None:
 def test_a_table_sink_is_never_written_by_hand() -> None:
     with pytest.raises(TypeError, match="written by the framework"):
         SINK.write(None, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"mode": "copy"}, "one of 'insert', 'append', 'upsert', 'merge'"),
+        ({"mode": 5}, "is not one"),
+        ({"mode": ["insert"]}, "is not one"),
+        ({"mode": "upsert"}, "needs a key"),
+        ({"mode": "merge"}, "needs a key"),
+        ({"mode": "insert", "key": "id"}, "has no use for a key"),
+        ({"mode": "append", "key": "id"}, "has no use for a key"),
+    ],
+)
+def test_a_mode_that_does_not_go_with_the_key_is_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        PostgresSink("dst", **how)
+
+
+def test_modes_that_go_with_the_key_are_taken() -> None:
+    modes = [PostgresSink("dst", mode=mode).mode for mode in (None, "insert", "append")]
+    upserting = [PostgresSink("dst", key="id", mode=mode).mode for mode in (None, "upsert", "merge")]
+
+    assert [None, "insert", "append"] == modes
+    assert [None, "upsert", "merge"] == upserting

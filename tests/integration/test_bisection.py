@@ -1,0 +1,71 @@
+"""What poison rows cost: k of them among n are found with O(k log n) statements, wherever they lie."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from etl.postgres.database import Connection, Database
+from tests.conftest import Where
+from tests.protocol import Scene, counted, open_scene
+
+
+class Counting(Database):
+    """Counts the statements it sends, by their beginnings."""
+
+    def __init__(self, like: Database) -> None:
+        super().__init__(like.settings)
+        self.sent: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def transaction(self, *, local: str = "") -> AsyncIterator[Connection]:
+        def note(record: Any) -> None:
+            self.sent[" ".join(record.query.split()[:3])] += 1
+
+        async with super().transaction(local=local) as connection:
+            connection.add_query_logger(note)
+            try:
+                yield connection
+            finally:
+                connection.remove_query_logger(note)
+
+
+@pytest.mark.parametrize(
+    ("rows", "poison"),
+    [(64, [1]), (1024, [700]), (1024, [1, 2, 3, 4]), (1024, [1, 300, 600, 1024]), (1024, [*range(1, 1025, 64)])],
+    ids=["one of few", "one", "four together", "four apart", "sixteen apart"],
+)
+async def test_poison_rows_are_found_with_few_statements(
+    where: Where, database: Database, rows: int, poison: list[int]
+) -> None:
+    """Each poison row has at most two pieces at each of the log n levels that are tried because of it."""
+    counting = Counting(database)
+    await counting.open()
+    try:
+        async with open_scene(where, database) as scene:
+            await _prepare(scene, rows, poison)
+            holder = await (await scene.run(batch_size=rows)).through(counting)
+            batch = await holder.must_claim(rows)
+            counting.sent.clear()
+
+            counts = await holder.complete(batch)
+    finally:
+        await counting.close()
+
+    good = rows - len(poison)
+    assert {"claimed": rows, "written": good, "quarantined": len(poison)} == counted(counts)
+    pieces = 1 + 2 * len(poison) * math.ceil(math.log2(rows))
+    assert len(poison) * 2 < counting.sent["SAVEPOINT etl_piece"] <= pieces
+    assert counting.sent['INSERT INTO "public"."dst"'] <= pieces + 1, "and once the batch as a whole"
+    assert sum(counting.sent.values()) <= 6 * pieces + 20
+
+
+async def _prepare(scene: Scene, rows: int, poison: list[int]) -> None:
+    await scene.fill(rows)
+    await scene.execute("CREATE UNIQUE INDEX taken ON dst (id)")
+    await scene.execute("INSERT INTO dst SELECT unnest($1::bigint[]), 'first come'", poison)
