@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -11,6 +12,8 @@ from etl.errors import ConfigurationError
 # How rows get into a table. The last of each is for large batches.
 INSERT, APPEND = _WITHOUT_KEY = ("insert", "append")
 UPSERT, MERGE = _WITH_KEY = ("upsert", "merge")
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 class Sink(ABC):
@@ -57,6 +60,41 @@ class TableSink(Sink):
 
     def write(self, context: Context, rows: list[Any]) -> Any:
         """Not called: the framework writes these rows itself, inside the completing transaction."""
+        raise TypeError(f"{type(self).__name__} is written by the framework")
+
+
+class RemoteTableSink(Sink):
+    """A table in another Postgres database, written before the batch is recorded and exactly once nevertheless: the
+    destination keeps receipts.
+
+    `dsn_env` names the environment variable with the destination's URL; `pooled` says that it leads to a
+    transaction-pooling proxy. `table`, `key` and `mode` are those of `TableSink`.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        key: str | tuple[str, ...] | None = None,
+        *,
+        dsn_env: str,
+        mode: str | None = None,
+        pooled: bool = False,
+    ) -> None:
+        setting = type(self).__name__
+        if not isinstance(dsn_env, str) or not _VARIABLE.fullmatch(dsn_env):
+            # What was given may be the URL itself, with a password in it.
+            remedy = "name the environment variable that holds the URL, e.g. dsn_env='WAREHOUSE_URL'"
+            raise ConfigurationError("dsn_env is not the name of a variable", setting=setting, remedy=remedy)
+        self.within = TableSink(table, key, mode=mode)
+        self.dsn_env = dsn_env
+        self.pooled = pooled
+
+    @property
+    def name(self) -> str:
+        return f"-> {self.within.table} ({self.dsn_env})"
+
+    def write(self, context: Context, rows: list[Any]) -> Any:
+        """Not called: the framework writes these rows itself, with receipts."""
         raise TypeError(f"{type(self).__name__} is written by the framework")
 
 

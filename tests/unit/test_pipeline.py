@@ -17,6 +17,7 @@ from etl import (
     PostgresSink,
     PPrintSink,
     Processor,
+    RemotePostgresSink,
     Sink,
     TriggerSource,
     processor,
@@ -320,3 +321,21 @@ def test_modes_that_go_with_the_key_are_taken() -> None:
 
     assert [None, "insert", "append"] == modes
     assert [None, "upsert", "merge"] == upserting
+
+
+@pytest.mark.parametrize("given", ["postgresql://me:hunter2@host/db", "", "A B", 5, None, "Ü"])
+def test_a_destination_is_named_by_a_variable_and_never_by_its_url(given: Any) -> None:
+    """Whatever was given in its place is not repeated: it may hold a password."""
+    with pytest.raises(ConfigurationError, match="RemotePostgresSink: dsn_env is not the name of a variable") as caught:
+        RemotePostgresSink("dst", dsn_env=given)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_destination_is_declared_like_a_table_here() -> None:
+    sink = RemotePostgresSink("sales.dst", ("a", "b"), dsn_env="WAREHOUSE_URL", mode="merge", pooled=True)
+
+    assert ("-> sales.dst (WAREHOUSE_URL)", "WAREHOUSE_URL", True) == (sink.name, sink.dsn_env, sink.pooled)
+    assert ("sales.dst", ("a", "b"), "merge") == (sink.within.table, sink.within.key, sink.within.mode)
+    with pytest.raises(ConfigurationError, match="needs a key"):
+        RemotePostgresSink("dst", dsn_env="WAREHOUSE_URL", mode="merge")
