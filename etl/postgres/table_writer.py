@@ -14,6 +14,7 @@ from etl.core.sink import APPEND, MERGE
 from etl.core.table import Column, Table
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
+from etl.postgres.statements import statement
 from etl.postgres.writing import composing
 from etl.postgres.writing.composing import Upsert
 from etl.postgres.writing.rows import Group, grouped, misfit
@@ -28,12 +29,11 @@ from etl.postgres.writing.values import (
     travels_in_binary,
 )
 
-# Measured with rows of 150 bytes in ten columns: from so many rows on COPY is faster than INSERT from arrays (1.3), and
-# so is an upsert from a temporary table (1.1). With JSON they are not: one document per column beats a value per row.
-COPY_FROM = 1_000
-MERGE_FROM = 10_000
-# More rows than this are several INSERTs: the server's own working memory is too small for more.
+# More rows than this are several INSERTs: the server's own working memory is too small for more at once. COPY takes any
+# number and is faster (1.3, rows of 150 bytes in ten columns); with JSON it is not: one document per column beats a
+# value per row. An upsert from a temporary table is worth its while later (1.1).
 AT_ONCE = 2_500
+MERGE_FROM = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class TableWriter:
         self._upsert = None if key is None else Upsert(_as_indexed(table, key), self._manner.update_always)
         self._fits = False  # whether any row so far had only columns that the table takes
         self._statements: dict[Any, str] = {}
+        self._types: dict[tuple[str, ...], list[int]] = {}  # of columns that were filled by COPY
 
     async def write(self, connection: Connection, rows: Sequence[Any]) -> None:
         """Write rows inside the caller's transaction.
@@ -204,7 +205,7 @@ class TableWriter:
         size, manner = len(group.records), self._manner
         if self._upsert is not None or not manner.copy or size < 2 or not all(map(travels_in_binary, described)):
             return False
-        if manner.mode is not None or size < COPY_FROM or any(column.is_json for column in described):
+        if manner.mode is not None or size <= AT_ONCE or any(column.is_json for column in described):
             return manner.mode == APPEND
         order = self._order(group)
         return not order or self._sortable(group, order)
@@ -216,9 +217,18 @@ class TableWriter:
         order = self._order(group)
         if order and self._sortable(group, order):
             group = self._sorted(group, order)
+        types = self._types.pop(group.columns, None)
+        if types is None:
+            await connection.reload_schema_state()
         await connection.copy_records_to_table(
             self._table.name, schema_name=self._table.schema, columns=group.columns, records=group.records
         )
+        # The driver remembers the types of a table's columns, and COPY sends bytes: those of an integer would make some
+        # number or other in a column that has become a float. Now the table is locked and its types stay.
+        found = await connection.fetchval(statement("column_types"), self._table.sql, list(group.columns))
+        if types is not None and types != found:
+            raise ConnectionError(f"the columns of {self._table.identity} have changed their types")
+        self._types[group.columns] = found
 
     def _by_merge(self, group: Group, described: Sequence[Column]) -> bool:
         """Whether the rows go through a temporary table."""
@@ -231,10 +241,10 @@ class TableWriter:
 
     async def _merge(self, connection: Connection, group: Group, described: Sequence[Column]) -> None:
         assert self._upsert is not None
-        # The driver remembers a table's columns by its name.
+        # The driver remembers the types of a table's columns by its name, so that says what they are.
         shape = repr([(column.name, column.type) for column in described])
         name = f"etl:{sha256(f'{self._table.identity} {shape}'.encode()).hexdigest()[:24]}"
-        await connection.execute(composing.make_temporary(self._table, described, name))
+        await connection.execute(composing.make_temporary(described, name))
         records = [(*record, number) for number, record in enumerate(group.records)]
         await connection.copy_records_to_table(
             name, schema_name="pg_temp", columns=[*group.columns, "etl:number"], records=records

@@ -6,13 +6,16 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from etl import PostgresSink
 from etl.postgres.database import Connection, Database
+from etl.postgres.resolution import resolve_sink
 from tests.conftest import Where
-from tests.protocol import Scene, counted, open_scene
+from tests.protocol import Scene, counted, open_scene, written
 
 
 class Counting(Database):
@@ -69,3 +72,29 @@ async def _prepare(scene: Scene, rows: int, poison: list[int]) -> None:
     await scene.fill(rows)
     await scene.execute("CREATE UNIQUE INDEX taken ON dst (id)")
     await scene.execute("INSERT INTO dst SELECT unnest($1::bigint[]), 'first come'", poison)
+
+
+@pytest.mark.parametrize(("mode", "key"), [("append", None), ("merge", "id")])
+async def test_poison_rows_among_those_that_are_copied_cost_only_themselves(
+    where: Where, database: Database, mode: str, key: str | None
+) -> None:
+    """Refused by the driver in the middle of the COPY, by the server as it reads them, and at the end of the INSERT."""
+    poison = {5: 2**70, 20: "text", 21: -1, 40: 5.5}
+    async with open_scene(where, database) as scene:
+        await scene.fill(40)
+        await scene.execute("CREATE TABLE out (id bigint PRIMARY KEY, n bigint CHECK (n >= 0), t text DEFAULT 'x')")
+        writer, _ = await database.unit(lambda c: resolve_sink(c, PostgresSink("out", key, mode=mode)))
+        holder = await replace(await scene.run(batch_size=40), writer=writer).through(database)
+        batch = await holder.must_claim(40)
+
+        processed = written(
+            batch, result=lambda row: {"id": row["id"], "n": poison.get(row["id"], 1), "t": "\0" * (row["id"] == 30)}
+        )
+        counts = await holder.complete(batch, processed)
+
+        assert {"claimed": 40, "written": 35, "quarantined": 5} == counted(counts)
+        assert [("5", "ValueRefusedError"), ("20", "ValueRefusedError"), ("21", "CheckViolationError"),
+                ("30", "CharacterNotInRepertoireError"), ("40", "ValueRefusedError")] == [
+            (key, error) for key, _, error in await scene.issues()
+        ]  # fmt: skip
+        assert 35 == await scene.value("SELECT count(*) FROM out")

@@ -70,12 +70,15 @@ def arrange(key: Sequence[Column], *, last_of_each: bool) -> str:
     )
 
 
-def make_temporary(table: Table, columns: Sequence[Column], name: str) -> str:
-    """An empty table like these columns, gone with the transaction. Behind the columns stands the row's number."""
-    selected = ", ".join(quote_identifier(column.name) for column in columns)
+def make_temporary(columns: Sequence[Column], name: str) -> str:
+    """An empty table like these columns, gone with the transaction. Behind the columns stands the row's number.
+
+    Its types are those that the catalog gave, whatever has become of the table: the name stands for them.
+    """
+    selected = ", ".join(f"NULL::{column.type} AS {quote_identifier(column.name)}" for column in columns)
     return (
         f"CREATE TEMPORARY TABLE {quote_identifier(name)} ON COMMIT DROP AS"
-        f" SELECT {selected}, 0::int8 AS {_NUMBER} FROM {table.sql} WITH NO DATA"
+        f" SELECT {selected}, NULL::int8 AS {_NUMBER} WITH NO DATA"
     )
 
 
