@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -33,6 +33,7 @@ from etl.postgres.table_writer import TableWriter
 logger = logging.getLogger("etl.sink")
 
 _TIDY_EVERY = 3600.0  # seconds
+_TIDY_PATIENCE = timedelta(seconds=2)
 _CREATE_REMEDY = "grant CREATE on the database, or have the statement in docs/reference/sinks.md run by somebody"
 
 
@@ -91,13 +92,11 @@ class Destinations:
             )
         return self._origin
 
-    async def tidy(self, database: Database) -> None:
+    async def tidy(self, database: Database, streams: Sequence[int]) -> None:
         """Drop receipts that are older than the history."""
-        more = True
+        sql, more = statement("tidy_receipts"), True
         while more:
-            more = await database.unit(
-                lambda connection: connection.fetchval(statement("tidy_receipts"), self._history)
-            )
+            more = await database.unit(lambda c: c.fetchval(sql, self._history, streams), patience=_TIDY_PATIENCE)
 
     async def close(self) -> None:
         """Close all."""
@@ -181,7 +180,7 @@ class Destination(Sink):
             return
         target.tidied = time.monotonic()
         try:
-            await self._destinations.tidy(target.database)
+            await self._destinations.tidy(target.database, list(target.streams.values()))
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
             logger.warning("sink %s: old receipts are not dropped: %s", self.name, redact(str(error)))
 

@@ -70,8 +70,12 @@ async def test_poison_rows_are_found_with_few_statements(
 
 async def _prepare(scene: Scene, rows: int, poison: list[int]) -> None:
     await scene.fill(rows)
-    await scene.execute("CREATE UNIQUE INDEX taken ON dst (id)")
-    await scene.execute("INSERT INTO dst SELECT unnest($1::bigint[]), 'first come'", poison)
+    """The table refuses them without a word about which row it was."""
+    await scene.execute("CREATE TABLE poison AS SELECT unnest($1::bigint[]) AS id", poison)
+    await scene.execute("""
+        CREATE FUNCTION complain() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN IF EXISTS (SELECT FROM poison WHERE id = NEW.id) THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER complain BEFORE INSERT ON dst FOR EACH ROW EXECUTE FUNCTION complain()""")
 
 
 @pytest.mark.parametrize(("mode", "key"), [("append", None), ("merge", "id")])
