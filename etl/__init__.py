@@ -17,6 +17,7 @@ from etl.core.trigger import ClockTrigger, OpportunisticTrigger, Trigger
 from etl.errors import ConfigurationError, EtlError
 from etl.sinks.postgres import PostgresSink
 from etl.sinks.pprint import PPrintSink
+from etl.sinks.remote import RemotePostgresSink
 from etl.sources.batch import BatchProcessingSource
 from etl.triggers.cron import CronTrigger
 from etl.triggers.daily import DailyTrigger, OnceTrigger
@@ -49,6 +50,7 @@ __all__ = [
     "PostgresSink",
     "Processor",
     "PubSubTrigger",
+    "RemotePostgresSink",
     "Retry",
     "RunOnceTrigger",
     "Sink",

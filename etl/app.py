@@ -22,13 +22,14 @@ from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker, Pool, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
-from etl.core.sink import TableSink
+from etl.core.sink import RemoteTableSink, TableSink
 from etl.core.sql_processor import SqlProcessor
 from etl.errors import ConfigurationError
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
 from etl.postgres.check import Findings, check, checked, count_pending
 from etl.postgres.database import ConnectionSettings, Database
+from etl.postgres.destination import Destinations
 from etl.postgres.embedded import EmbeddedServer
 from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
@@ -126,6 +127,9 @@ class Application:
         """What is wrong with a job, without running it."""
         findings, _ = await self.database.unit(lambda connection: check(connection, pipeline))
         findings.faults += await self._check_schedule(pipeline)
+        if isinstance(pipeline.sink, RemoteTableSink):
+            async with self._destinations() as destinations:
+                findings.faults += await destinations.check(pipeline.name, pipeline.sink)
         return findings
 
     async def _check_schedule(self, pipeline: Pipeline) -> list[ConfigurationError]:
@@ -272,13 +276,13 @@ class Application:
         resources = Resources()
         heartbeat.start()
         try:
-            async with self.tracing.keep(self.telemetry):
-                yield self._tools_of(heartbeat, resources)
+            async with self.tracing.keep(self.telemetry), self._destinations() as destinations:
+                yield self._tools_of(heartbeat, resources, destinations)
         finally:
             heartbeat.stop()
             await resources.close()
 
-    def _tools_of(self, heartbeat: Heartbeat, resources: Resources) -> Tools:
+    def _tools_of(self, heartbeat: Heartbeat, resources: Resources, destinations: Destinations) -> Tools:
         return Tools(
             store=self.store,
             binder=self._binder,
@@ -288,14 +292,31 @@ class Application:
             resources=resources,
             worker=self.worker,
             chain_for=lambda pipeline: Chain(pipeline.processors),
-            delivery_for=lambda pipeline: None if _is_inside(pipeline) else Delivery(pipeline.sink),
+            delivery_for=lambda pipeline: _delivery(pipeline, destinations),
             explain=explain,
         )
+
+    @asynccontextmanager
+    async def _destinations(self) -> AsyncIterator[Destinations]:
+        """Other databases that sinks write to, closed at the end."""
+        destinations = Destinations(self.database, self.settings.history, os.environ)
+        try:
+            yield destinations
+        finally:
+            await destinations.close()
 
 
 def _is_inside(pipeline: Pipeline) -> bool:
     """Whether results are written by the transaction that completes their batch."""
     return isinstance(pipeline.sink, (TableSink, SqlProcessor))
+
+
+def _delivery(pipeline: Pipeline, destinations: Destinations) -> Delivery | None:
+    """What writes results before their batch is completed; None where that transaction does."""
+    if _is_inside(pipeline):
+        return None
+    sink = pipeline.sink
+    return Delivery(destinations.writing(sink) if isinstance(sink, RemoteTableSink) else sink)
 
 
 @asynccontextmanager

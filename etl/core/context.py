@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -15,7 +16,16 @@ from etl.core.batch import Batch
 
 def idempotency_key(source: str, key: Sequence[str]) -> str:
     """The stable name of a source row: `source:key`, safe as an HTTP header."""
-    return f"{quote(source, safe='.')}:{','.join(quote(part, safe='') for part in key)}"
+    return f"{_quoted_source(source)}:{','.join(map(_quoted, key))}"
+
+
+@cache
+def _quoted_source(source: str) -> str:
+    return quote(source, safe=".")
+
+
+def _quoted(part: str) -> str:
+    return part if part.isascii() and part.isalnum() else quote(part, safe="")
 
 
 @dataclass(slots=True)
@@ -105,6 +115,13 @@ class Context:
             key = self._key(ordinal)
             keys.append(key if seen[ordinal] == 1 else f"{key}#{seen[ordinal]}")
         return keys
+
+    @property
+    def versions(self) -> list[int]:
+        """One number for each row in hand, in order: another one whenever the source row was updated (its `xmin`); 0
+        for events. Together with its idempotency key it names what was read."""
+        versions = self._batch.batch.versions
+        return [versions[ordinal] for ordinal in self._ordinals]
 
     def _key(self, ordinal: int) -> str:
         batch = self._batch.batch

@@ -25,11 +25,18 @@ class Column:
     generated: bool
     collation: str | None = None  # its SQL name, where the type has one
     default: str | None = None  # as SQL
+    always: bool = False  # GENERATED ALWAYS AS IDENTITY
 
     @property
     def is_scalar(self) -> bool:
-        """Whether `unnest` of an array of these keeps the values whole (arrays and composites would come apart)."""
-        return self.category not in "AC" and self.kind in "bed"
+        """Whether `unnest` of an array of these keeps the values whole (arrays and composites would come apart, and
+        for the driver so would paths and polygons)."""
+        return self.category not in "AC" and self.kind in "bedr" and self.base not in ("path", "polygon")
+
+    @property
+    def is_json(self) -> bool:
+        """Whether its values are JSON documents."""
+        return self.base in ("json", "jsonb")
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ async def _facts(connection: Connection, found: asyncpg.Record) -> TableFacts:
             generated=row["generated"],
             collation=row["collation"],
             default=row["default"],
+            always=row["always"],
         )
         columns[column.name] = column
         if row["may_update"]:

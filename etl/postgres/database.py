@@ -48,7 +48,8 @@ _POOLED = "it is behind a pooling proxy: set pooled = true (ETL_POOLED=1)"
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """Where the server is and how to treat it. `patience`: how long to go on through outages before giving up."""
+    """Where the server is and how to treat it. `patience`: how long to go on through outages before giving up;
+    `variable`: where its URL was written down."""
 
     dsn: str
     pooled: bool
@@ -56,6 +57,7 @@ class ConnectionSettings:
     idle_timeout: timedelta
     patience: timedelta
     max_connections: int = 20
+    variable: str = "ETL_DATABASE_URL"
 
     def session(self) -> dict[str, str]:
         """Server settings of each session (or, behind a pooler, of each transaction)."""
@@ -104,14 +106,14 @@ class Database:
                 if version.major * 10000 < MINIMUM_SERVER:
                     raise ConfigurationError(
                         f"the server is PostgreSQL {version.major}",
-                        setting="ETL_DATABASE_URL",
+                        setting=self.settings.variable,
                         remedy="use 15 or newer",
                     )
                 if not pooled:
                     await self._require_session(connection)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
             await self.close()
-            raise unreachable(error, self.settings.dsn) from None
+            raise unreachable(error, self.settings.dsn, self.settings.variable) from None
 
     async def _require_session(self, connection: Connection) -> None:
         """A pooling proxy may be told to drop what a session asks for; without its timeouts nothing here is safe."""
@@ -198,16 +200,16 @@ def _plainly(error: BaseException) -> str:
     return redact(f"{type(error).__name__}: {error}" + (f" ({code})" if code else ""))
 
 
-def unreachable(error: BaseException, dsn: str) -> Exception:
+def unreachable(error: BaseException, dsn: str, variable: str = "ETL_DATABASE_URL") -> Exception:
     """A failure to connect, as an error of ours that tells what to look at and never a password."""
     if isinstance(error, EtlError):
         return error
     text = redact(str(error)).strip() or type(error).__name__
-    remedy = "check ETL_DATABASE_URL"
+    remedy = f"check {variable}"
     if isinstance(error, (ValueError, OverflowError)) and not isinstance(error, asyncpg.InterfaceError):
         # Of a URL that comes apart at the wrong place the text may show a piece of the password.
         remedy = "what is special in a password is percent-encoded there: %2F for /, %3A for :, %40 for @"
-        return ConfigurationError("cannot be read as a URL", setting="ETL_DATABASE_URL", remedy=remedy)
+        return ConfigurationError("cannot be read as a URL", setting=variable, remedy=remedy)
     if isinstance(error, (OSError, TimeoutError)):
         return DatabaseUnavailableError(
             f"no connection to the database{_place(dsn)}: {text} ({remedy}: host, port, is the server up?)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from etl.core.sink import TableSink
+from etl.core.sink import APPEND, MERGE, TableSink
 from etl.core.table import Table
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
@@ -25,7 +25,8 @@ from etl.postgres.keyed_table import Shard
 from etl.postgres.ledger import LedgerTable
 from etl.postgres.query import base_table_of
 from etl.postgres.sql_stage import SqlStage
-from etl.postgres.table_writer import TableWriter
+from etl.postgres.statements import statement
+from etl.postgres.table_writer import Manner, TableWriter
 from etl.postgres.user_table import UserTable
 
 
@@ -96,12 +97,39 @@ async def resolve_sink(connection: Connection, sink: TableSink) -> tuple[TableWr
     facts = await find_table(connection, sink.table, setting="sink")
     if sink.key is not None:
         _require_unique(facts.table, sink.key)
-    return TableWriter(facts.table, sink.key), facts
+    return TableWriter(facts.table, sink.key, await _manner(connection, facts, sink.mode)), facts
+
+
+async def _manner(connection: Connection, facts: TableFacts, mode: str | None) -> Manner:
+    """How the table may be written. Raises `ConfigurationError` when that is not how it is to be written."""
+    found = await connection.fetchrow(statement("writing_facts"), facts.oid)
+    assert found is not None
+    obstacles = [
+        ("row-level security is in force for this user", "", found["row_security"]),
+        ("it has rules, which COPY passes by", "", found["rules"]),
+        ("no privilege SELECT on it", f"GRANT SELECT ON {facts.table.sql} TO the database user of this program",
+         not facts.select),
+    ]  # fmt: skip
+    if mode == MERGE:
+        obstacles = [("this user may not make temporary tables", "GRANT TEMPORARY ON DATABASE",
+                      not found["may_make_temporary"])]  # fmt: skip
+    stopped = next(((problem, remedy) for problem, remedy, stops in obstacles if stops), None)
+    if mode in (APPEND, MERGE) and stopped is not None:
+        problem = f"mode={mode!r} cannot be had of {facts.table.identity}: {stopped[0]}"
+        raise ConfigurationError(problem, setting="sink mode", remedy=stopped[1] or "leave out mode=")
+    return Manner(
+        mode,
+        copy=mode != MERGE and stopped is None,
+        merge=facts.select and found["may_make_temporary"],
+        update_always=found["update_triggers"],
+    )
 
 
 def _require_unique(table: Table, key: tuple[str, ...]) -> None:
     for name in key:
-        find_column(table, name, setting="sink key")
+        if not find_column(table, name, setting="sink key").is_scalar:
+            remedy = "use a column of another type"
+            raise ConfigurationError(f"column {name!r} is an array or composite", setting="sink key", remedy=remedy)
     if not any(set(unique) == set(key) for unique in table.keys):
         names = ", ".join(key)
         raise ConfigurationError(

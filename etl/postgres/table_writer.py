@@ -2,185 +2,257 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
 
-from etl.core.table import Column, Table, quote_identifier
+from etl.core.sink import APPEND, MERGE
+from etl.core.table import Column, Table
 from etl.errors import ConfigurationError
-from etl.postgres.codecs import encode_json
 from etl.postgres.database import Connection
+from etl.postgres.statements import statement
+from etl.postgres.writing import composing
+from etl.postgres.writing.composing import Upsert
+from etl.postgres.writing.rows import Group, grouped, misfit
+from etl.postgres.writing.values import (
+    Travel,
+    ValueRefusedError,
+    as_parameter,
+    compares_alike,
+    refuse_unfit,
+    refused_argument,
+    travel,
+    travels_in_binary,
+)
 
-_FINITE = frozenset(("float4", "float8", "numeric"))
-_JSON = frozenset(("json", "jsonb"))
-_INSTANT = "timestamptz"
-_ELEMENT = re.compile(r"^invalid array element at index \d+: ")
-_ARGUMENT = re.compile(r"invalid input for query argument \$(\d+)[^:]*: (.*)", re.DOTALL)
+# More rows than this are several INSERTs: the server's own working memory is too small for more at once. COPY takes any
+# number and is faster (1.3, rows of 150 bytes in ten columns); with JSON it is not: one document per column beats a
+# value per row. An upsert from a temporary table is worth its while later (1.1).
+AT_ONCE = 2_500
+MERGE_FROM = 10_000
 
 
-class ValueRefusedError(ValueError):
-    """A value that a column cannot hold; the message names the column."""
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a table may be written. `mode`: None for what is the fastest. `copy`: by COPY at all; `merge`: through a
+    temporary table at all; `update_always`: whether an update that changes nothing has an effect nevertheless."""
+
+    mode: str | None = None
+    copy: bool = False
+    merge: bool = False
+    update_always: bool = True
 
 
 class TableWriter:
     """Inserts rows (dicts by column name) into `table`, or upserts them by `key`. Knows nothing of batches."""
 
-    def __init__(self, table: Table, key: tuple[str, ...] | None) -> None:
+    def __init__(self, table: Table, key: tuple[str, ...] | None, manner: Manner | None = None) -> None:
         self._table = table
-        self._key = key
-        self._fits = False  # whether any row so far had only columns that the table has
-        self._statements: dict[tuple[str, ...], str] = {}
+        self._manner = manner or Manner()
+        self._upsert = None if key is None else Upsert(_as_indexed(table, key), self._manner.update_always)
+        self._fits = False  # whether any row so far had only columns that the table takes
+        self._statements: dict[Any, str] = {}
+        self._types: dict[tuple[str, ...], list[int]] = {}  # of columns that were filled by COPY
 
     async def write(self, connection: Connection, rows: Sequence[Any]) -> None:
         """Write rows inside the caller's transaction.
 
         Raises `ValueRefusedError` or the server's error when a row does not fit, `ConfigurationError` when every row
-        so far names a column that the table does not have.
+        so far names a column that the table does not take.
         """
-        self._check(rows)
-        for columns, group in self._grouped(rows).items():
-            await self._write_group(connection, columns, group)
+        if not rows:
+            return
+        groups = grouped(self._table, rows)
+        self._require_fitting(groups, len(rows))
+        if self._upsert is not None:
+            self._require_key(groups, self._upsert.key)
+        arranged = len(groups) > 1 or not self._in_one_go(groups[0])
+        if arranged:
+            groups = await self._arranged(connection, groups)
+        for group in groups:
+            await self._write_group(connection, group, arranged=arranged)
         if self._table.deferred_constraints:
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or COMMIT would refuse, blaming nobody
 
-    def _check(self, rows: Sequence[Any]) -> None:
-        known = self._table.columns
-        for row in rows:
-            if not isinstance(row, Mapping):
-                raise ValueRefusedError(f"a row for {self._table.identity} must be a dict, not {type(row).__name__}")
-        strange = [next((name for name in row if name not in known), None) for row in rows]
-        unknown = next((name for name in strange if name is not None), None)
-        self._fits = self._fits or None in strange
-        if unknown is None:
+    def _described(self, group: Group) -> list[Column]:
+        return [self._table.columns[name] for name in group.columns]
+
+    def _require_fitting(self, groups: Sequence[Group], rows: int) -> None:
+        faults = [misfit(self._table, group.columns) for group in groups]
+        self._fits = self._fits or None in faults
+        fault = next((fault for fault in faults if fault is not None), None)
+        if fault is None:
             return
-        problem = f"table {self._table.identity} has no column {unknown!r}"
-        if not self._fits and len(rows) > 1:
-            raise ConfigurationError(problem, setting="sink", remedy=f"it has {', '.join(known)}")
+        problem, remedy = fault
+        if not self._fits and rows > 1:
+            raise ConfigurationError(problem, setting="sink", remedy=remedy)
         raise ValueRefusedError(problem)
 
-    def _grouped(self, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
-        """Rows by the columns they fill, each key's last row only."""
-        if self._key is not None:
-            rows = self._last_of_each_key(rows, self._key)
-        groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-        for row in rows:
-            groups.setdefault(tuple(row), []).append(row)
-        return groups
+    def _require_key(self, groups: Sequence[Group], key: tuple[str, ...]) -> None:
+        missing = next((name for group in groups for name in key if name not in group.columns), None)
+        if missing is not None:
+            raise ValueRefusedError(f"the row has no {missing!r}, by which it is upserted")
 
-    def _last_of_each_key(self, rows: Sequence[Mapping[str, Any]], key: tuple[str, ...]) -> list[Mapping[str, Any]]:
-        last: dict[Any, Mapping[str, Any]] = {}
-        for row in rows:
-            try:
-                identity = tuple(row[name] for name in key)
-            except KeyError as missing:
-                raise ValueRefusedError(f"the row has no {missing.args[0]!r}, by which it is upserted") from None
-            last.pop(identity, None)
-            last[identity] = row
-        return list(last.values())
+    def _in_one_go(self, group: Group) -> bool:
+        """Whether the statement that writes the rows puts them in order by itself."""
+        described = self._described(group)
+        if self._by_copy(group, described) or self._by_merge(group, described):
+            return True
+        return len(group.records) <= AT_ONCE and all(column.is_scalar for column in described)
 
-    async def _write_group(
-        self, connection: Connection, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]
+    def _order(self, group: Group) -> tuple[str, ...]:
+        """The columns to sort by: one order for all writers of a table, or they wait for each other in a circle."""
+        if self._upsert is not None:
+            return self._upsert.key
+        return next((key for key in self._table.keys if set(key) <= set(group.columns)), ())
+
+    async def _arranged(self, connection: Connection, groups: Sequence[Group]) -> list[Group]:
+        """The same groups in the order of the key, only the last one of each, as the server has it."""
+        order = self._order(groups[0])
+        key = [self._table.columns[name] for name in order]
+        if len(groups) == 1 and order and self._sortable(groups[0], order):
+            return [self._sorted(groups[0], order)]
+        shared = all(set(order) <= set(group.columns) for group in groups)
+        if not (order and shared and all(column.is_scalar for column in key)):
+            return list(groups)
+        places = [(group, place) for group in groups for place in range(len(group.records))]
+        places.sort(key=lambda each: each[0].numbers[each[1]])
+        keys = {id(group): group.part(order) for group in groups}
+        cells = list(map(list, zip(*(keys[id(group)][place] for group, place in places), strict=True)))
+        last_of_each = self._upsert is not None
+        sql = composing.arrange(key, last_of_each=last_of_each)
+        found = await self._execute(connection.fetch, sql, cells, order)
+        kept: dict[int, Group] = {id(group): Group(group.columns, [], []) for group in groups}
+        for (number,) in found:
+            group, place = places[number]
+            kept[id(group)].records.append(group.records[place])
+        return [group for group in kept.values() if group.records]
+
+    def _sorted(self, group: Group, order: tuple[str, ...]) -> Group:
+        """The same as `_arranged` without asking the server, where Python compares as it does."""
+        records = group.records
+        if self._upsert is not None:
+            records = list(dict(zip(group.part(order), records, strict=True)).values())
+        records = sorted(records, key=itemgetter(*map(group.columns.index, order)))
+        return Group(group.columns, records, ())
+
+    async def _write_group(self, connection: Connection, group: Group, *, arranged: bool) -> None:
+        described = self._described(group)
+        cells = list(map(list, zip(*group.records, strict=True)))
+        for column, values in zip(described, cells, strict=True):
+            refuse_unfit(column, values)
+        if self._by_copy(group, described):
+            await self._copy(connection, group)
+        elif self._by_merge(group, described):
+            await self._merge(connection, group, described)
+        elif described and all(column.is_scalar for column in described):
+            await self._insert(connection, group, described, cells, arranged=arranged)
+        else:
+            await self._insert_each(connection, group, described, cells)
+
+    async def _insert(
+        self, connection: Connection, group: Group, described: list[Column], cells: list[list[Any]], *, arranged: bool
     ) -> None:
-        described = [self._table.columns[name] for name in columns]
-        values = [[row[column.name] for row in rows] for column in described]
-        for column, cells in zip(described, values, strict=True):
-            _refuse_unfit(column, cells)
+        travels = tuple(map(travel, described, cells))
+        order = self._order(group)
+        last_of_each = self._upsert is not None and not arranged and not self._distinct(group, order)
+        sql = self._statement(described, travels, order, last_of_each)
+        for start in range(0, len(group.records), AT_ONCE):
+            part = [column[start : start + AT_ONCE] for column in cells]
+            await self._execute(connection.execute, sql, list(map(as_parameter, described, part)), group.columns)
+
+    def _distinct(self, group: Group, order: tuple[str, ...]) -> bool:
+        """Whether no two rows can have an equal key, as the server has it."""
+        keys = group.part(order)
+        return compares_alike([self._table.columns[name] for name in order], keys) and len(set(keys)) == len(keys)
+
+    def _statement(
+        self, described: Sequence[Column], travels: tuple[Travel, ...], order: tuple[str, ...], last_of_each: bool
+    ) -> str:
+        asked = (travels, tuple(column.name for column in described), last_of_each)
+        sql = self._statements.get(asked)
+        if sql is None:
+            sql = composing.insert_rows(self._table, described, travels, order, self._upsert, last_of_each=last_of_each)
+            self._statements[asked] = sql
+        return sql
+
+    async def _insert_each(
+        self, connection: Connection, group: Group, described: list[Column], cells: list[list[Any]]
+    ) -> None:
+        sql = composing.insert_one(self._table, described, list(map(travel, described, cells)), self._upsert)
+        if not described:
+            for _ in group.records:
+                await connection.execute(sql)
+            return
+        await self._execute(connection.executemany, sql, [group.records], group.columns)
+
+    async def _execute(self, send: Any, sql: str, parameters: Sequence[Any], columns: Sequence[str]) -> Any:
+        """Send a statement; what the driver refuses of its parameters is told by column."""
         try:
-            if all(column.is_scalar for column in described):
-                cells = [_as_parameter(*pair) for pair in zip(described, values, strict=True)]
-                await connection.execute(self._statement(columns), *cells)
-            else:
-                await connection.executemany(self._statement(columns), list(zip(*values, strict=True)))
+            return await send(sql, *parameters)
         except (asyncpg.DataError, asyncpg.InterfaceError) as error:
-            refused = _refused_argument(error, columns)
+            refused = refused_argument(error, columns)
             if refused is None:
                 raise
             raise refused from error
 
-    def _statement(self, columns: tuple[str, ...]) -> str:
-        sql = self._statements.get(columns)
-        if sql is None:
-            sql = self._statements[columns] = self._compose([self._table.columns[name] for name in columns])
-        return sql
+    def _by_copy(self, group: Group, described: Sequence[Column]) -> bool:
+        """Whether COPY takes these rows. A single row goes by INSERT, which tells what is wrong with it by column."""
+        size, manner = len(group.records), self._manner
+        if self._upsert is not None or not manner.copy or size < 2 or not all(map(travels_in_binary, described)):
+            return False
+        if manner.mode is not None or size <= AT_ONCE or any(column.is_json for column in described):
+            return manner.mode == APPEND
+        order = self._order(group)
+        return not order or self._sortable(group, order)
 
-    def _compose(self, columns: Sequence[Column]) -> str:
-        target = f"INSERT INTO {self._table.sql} ({', '.join(quote_identifier(c.name) for c in columns)})"
-        if not columns:
-            return f"INSERT INTO {self._table.sql} DEFAULT VALUES"
-        if all(column.is_scalar for column in columns):
-            arrays = ", ".join(f"${n}::{_parameter_type(c)}[]" for n, c in enumerate(columns, start=1))
-            names = ", ".join(f'"etl:{n}"' for n in range(1, len(columns) + 1))
-            selected = ", ".join(_selected(n, c) for n, c in enumerate(columns, start=1))
-            body = f"SELECT {selected} FROM unnest({arrays}) AS r ({names}){self._in_key_order(columns)}"
-        else:
-            body = f"VALUES ({', '.join(f'${n}' for n in range(1, len(columns) + 1))})"
-        return f"{target} {body}{self._on_conflict(columns)}"
+    def _sortable(self, group: Group, order: tuple[str, ...]) -> bool:
+        return compares_alike([self._table.columns[name] for name in order], group.part(order))
 
-    def _in_key_order(self, columns: Sequence[Column]) -> str:
-        """One order for all writers of a table, or they deadlock."""
-        numbers = [n for n, column in enumerate(columns, start=1) if self._key and column.name in self._key]
-        return f" ORDER BY {', '.join(map(str, numbers))}" if numbers else ""
+    async def _copy(self, connection: Connection, group: Group) -> None:
+        order = self._order(group)
+        if order and self._sortable(group, order):
+            group = self._sorted(group, order)
+        types = self._types.pop(group.columns, None)
+        if types is None:
+            await connection.reload_schema_state()
+        await connection.copy_records_to_table(
+            self._table.name, schema_name=self._table.schema, columns=group.columns, records=group.records
+        )
+        # The driver remembers the types of a table's columns, and COPY sends bytes: those of an integer would make some
+        # number or other in a column that has become a float. Now the table is locked and its types stay.
+        found = await connection.fetchval(statement("column_types"), self._table.sql, list(group.columns))
+        if types is not None and types != found:
+            raise ConnectionError(f"the columns of {self._table.identity} have changed their types")
+        self._types[group.columns] = found
 
-    def _on_conflict(self, columns: Sequence[Column]) -> str:
-        if self._key is None:
-            return ""
-        names = [quote_identifier(column.name) for column in columns if column.name not in self._key]
-        assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name in names)
-        action = f"UPDATE SET {assignments}" if names else "NOTHING"
-        return f" ON CONFLICT ({', '.join(map(quote_identifier, self._key))}) DO {action}"
-
-
-def _parameter_type(column: Column) -> str:
-    return "text" if column.base in _JSON else column.type
-
-
-def _selected(number: int, column: Column) -> str:
-    return f'"etl:{number}"::{column.base}' if column.base in _JSON else f'"etl:{number}"'
-
-
-def _as_parameter(column: Column, cells: list[Any]) -> list[Any]:
-    if column.base not in _JSON:
-        return cells
-    try:
-        return [None if cell is None else encode_json(cell) for cell in cells]
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueRefusedError(f"column {column.name!r}: {error}") from error
-
-
-def _refuse_unfit(column: Column, cells: Sequence[Any]) -> None:
-    """What Postgres or the driver would store although nobody can have meant it."""
-    if column.base in _FINITE:
-        for cell in cells:
-            if cell is not None and type(cell) is not int and not _is_finite(cell):
-                raise ValueRefusedError(f"column {column.name!r}: {cell} is not a finite number")
-    elif column.base == _INSTANT:
-        for cell in cells:
-            if (isinstance(cell, datetime) and cell.tzinfo is None) or type(cell) is date:
-                raise ValueRefusedError(
-                    f"column {column.name!r}: {cell.isoformat()} has no time zone, so it is no instant"
-                )
-
-
-def _is_finite(cell: Any) -> bool:
-    """Whether the driver would make a number of this that is one; text it cannot read is left to it to refuse."""
-    try:
-        return Decimal(cell).is_finite() if isinstance(cell, (Decimal, str)) else math.isfinite(cell)
-    except InvalidOperation:
+    def _by_merge(self, group: Group, described: Sequence[Column]) -> bool:
+        """Whether the rows go through a temporary table."""
+        size, manner = len(group.records), self._manner
+        if self._upsert is None or not manner.merge or size < 2 or not all(map(travels_in_binary, described)):
+            return False
+        if manner.mode is not None or size < MERGE_FROM or any(column.is_json for column in described):
+            return manner.mode == MERGE
         return True
 
+    async def _merge(self, connection: Connection, group: Group, described: Sequence[Column]) -> None:
+        assert self._upsert is not None
+        # The driver remembers the types of a table's columns by its name, so that says what they are.
+        shape = repr([(column.name, column.type) for column in described])
+        name = f"etl:{sha256(f'{self._table.identity} {shape}'.encode()).hexdigest()[:24]}"
+        await connection.execute(composing.make_temporary(described, name))
+        records = [(*record, number) for number, record in enumerate(group.records)]
+        await connection.copy_records_to_table(
+            name, schema_name="pg_temp", columns=[*group.columns, "etl:number"], records=records
+        )
+        await connection.execute(composing.merge_temporary(self._table, described, name, self._upsert))
+        await connection.execute(composing.drop_temporary(name))
 
-def _refused_argument(error: Exception, columns: Sequence[str]) -> ValueRefusedError | None:
-    """The driver's refusal of an argument, told by column instead of by number; None for other errors."""
-    match = _ARGUMENT.match(str(error))
-    if not match:
-        return None
-    reason = match[2].strip()
-    if reason.endswith(")") and reason.count("(") == 1:
-        reason = reason[reason.index("(") + 1 : -1]
-    reason = _ELEMENT.sub("", reason)
-    return ValueRefusedError(f"column {columns[int(match[1]) - 1]!r}: {reason}")
+
+def _as_indexed(table: Table, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The key's columns in the order of the index, whatever the order in which somebody named them."""
+    return next((unique for unique in table.keys if set(unique) == set(key)), key)

@@ -12,6 +12,7 @@ from etl.core.context import BatchContext, Context
 from etl.core.processor import call_in_thread, is_async
 from etl.core.sink import Sink
 from etl.core.stages import StageCounts, histogram
+from etl.errors import ConfigurationError
 
 # Nobody's fault: the whole batch is worth trying again.
 TRANSIENT = (ConnectionError, TimeoutError)
@@ -27,7 +28,8 @@ class Delivery:
     async def deliver(self, processed: Processed, context: BatchContext) -> None:
         """Write the results; rows the sink refuses become failures in `processed`, with their results taken out.
 
-        Raises one of `TRANSIENT` when the sink cannot be reached; then nothing is known of the batch.
+        Raises one of `TRANSIENT` when the sink cannot be reached, and `ConfigurationError` when it cannot take any row;
+        then nothing is known of the batch.
         """
         counts = StageCounts(self._sink.name, rows_in=len(processed.outputs))
         seconds: list[float] = []
@@ -56,7 +58,7 @@ class Delivery:
         try:
             await self._call(Context(context, per_result), values)
             return {}
-        except TRANSIENT:
+        except (*TRANSIENT, ConfigurationError):
             raise
         except Exception as error:
             if len(ordinals) == 1:

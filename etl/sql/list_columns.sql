@@ -24,6 +24,7 @@ SELECT a.attname AS name,
        (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid)
           FROM pg_catalog.pg_attrdef d
          WHERE d.adrelid = $1 AND d.adnum = a.attnum) AS "default",
+       a.attidentity = 'a' AS always,
        pg_catalog.has_column_privilege($1, a.attnum, 'UPDATE') AS may_update,
        pg_catalog.has_column_privilege($1, a.attnum, 'INSERT') AS may_insert
   FROM resolved r

@@ -297,7 +297,12 @@ async def test_one_run_survives_a_fault_at_every_one_of_its_statements(
 async def test_one_run_survives_a_cut_at_every_first_preparation_of_a_statement(bench: Bench) -> None:
     """On a new connection the driver first asks what parameters and results look like."""
     await bench.run()
-    prepared = sorted({step.sql for step in bench.proxy.steps if step.kind == "prepare" and "etl." in step.sql})
+    before = len(bench.proxy.steps)
+    await bench.run()
+    sent = {step.sql for step in bench.proxy.steps[before:]}  # but not what only a job's first run has to say
+    prepared = sorted(
+        {step.sql for step in bench.proxy.steps if step.kind == "prepare" and "etl." in step.sql and step.sql in sent}
+    )
     plans = [bench.proxy.cut(Cut.AFTER, at=f"^{re.escape(sql)}$", kind="prepare") for sql in prepared]
     spots = [Spot("COMMIT", "query", 2)]
 

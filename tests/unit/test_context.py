@@ -124,3 +124,12 @@ def test_the_name_is_the_same_in_every_batch_and_attempt() -> None:
     again = Context(shared(batch_of([["8"]]), job="copy", trigger="replay"), [0], attempt=2)
 
     assert first.idempotency_key == again.idempotency_key
+
+
+def test_versions_go_with_the_names_of_the_rows_in_hand() -> None:
+    batch = batch_of([["1", "2", "3"]])
+    batch.versions = [10, 20, 30]
+
+    context = Context(shared(batch), [0, 2, 2])
+
+    assert [10, 30, 30] == context.versions

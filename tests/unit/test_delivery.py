@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from etl import Context, Sink
+from etl import ConfigurationError, Context, Sink
 from etl.core.batch import Failure, Processed
 from etl.core.sanitise import ErrorText
 from etl.sinks.delivery import Delivery
@@ -117,8 +117,11 @@ async def test_results_of_one_row_are_never_torn_apart() -> None:
     assert ["public.src:1", "public.src:1#2", "public.src:1#3"] in sink.names
 
 
-@pytest.mark.parametrize("error", [ConnectionError("away"), ConnectionResetError("cut"), TimeoutError("slow")])
-async def test_a_sink_that_cannot_be_reached_is_nobodys_fault(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("away"), ConnectionResetError("cut"), TimeoutError("slow"), ConfigurationError("no such table")],
+)
+async def test_a_sink_that_cannot_be_reached_or_take_anything_is_no_rows_fault(error: Exception) -> None:
     sink = Notes("r5", error=error)
     processed = Processed(outputs=list(EIGHT))
 
@@ -188,3 +191,16 @@ async def test_the_sink_is_the_last_stage_and_every_call_is_timed() -> None:
     assert (8, 7, 1, 0) == (stage.rows_in, stage.rows_out, stage.quarantined, stage.filtered)
     assert len(sink.calls) == sum(stage.calls.values())
     assert 0 < stage.busy_s < 60
+
+
+@pytest.mark.parametrize("poison", [{0}, {777}, {0, 1, 2, 3}, {0, 300, 600, 1023}])
+async def test_poison_rows_are_found_in_few_calls(poison: set[int]) -> None:
+    """Two pieces at each of the log n levels, for each poison row."""
+    sink = Notes(*poison)
+    context = shared(batch_of([[str(n) for n in range(1024)]]))
+    processed = Processed(outputs=[(n, n) for n in range(1024)])
+
+    await Delivery(sink).deliver(processed, context)
+
+    assert poison == set(processed.failures)
+    assert len(sink.calls) <= 1 + 2 * len(poison) * 10

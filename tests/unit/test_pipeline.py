@@ -17,6 +17,7 @@ from etl import (
     PostgresSink,
     PPrintSink,
     Processor,
+    RemotePostgresSink,
     Sink,
     TriggerSource,
     processor,
@@ -295,3 +296,46 @@ def test_a_sink_without_a_table_is_refused(table: Any) -> None:
 def test_a_table_sink_is_never_written_by_hand() -> None:
     with pytest.raises(TypeError, match="written by the framework"):
         SINK.write(None, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"mode": "copy"}, "one of 'insert', 'append', 'upsert', 'merge'"),
+        ({"mode": 5}, "is not one"),
+        ({"mode": ["insert"]}, "is not one"),
+        ({"mode": "upsert"}, "needs a key"),
+        ({"mode": "merge"}, "needs a key"),
+        ({"mode": "insert", "key": "id"}, "has no use for a key"),
+        ({"mode": "append", "key": "id"}, "has no use for a key"),
+    ],
+)
+def test_a_mode_that_does_not_go_with_the_key_is_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        PostgresSink("dst", **how)
+
+
+def test_modes_that_go_with_the_key_are_taken() -> None:
+    modes = [PostgresSink("dst", mode=mode).mode for mode in (None, "insert", "append")]
+    upserting = [PostgresSink("dst", key="id", mode=mode).mode for mode in (None, "upsert", "merge")]
+
+    assert [None, "insert", "append"] == modes
+    assert [None, "upsert", "merge"] == upserting
+
+
+@pytest.mark.parametrize("given", ["postgresql://me:hunter2@host/db", "", "A B", 5, None, "Ü"])
+def test_a_destination_is_named_by_a_variable_and_never_by_its_url(given: Any) -> None:
+    """Whatever was given in its place is not repeated: it may hold a password."""
+    with pytest.raises(ConfigurationError, match="RemotePostgresSink: dsn_env is not the name of a variable") as caught:
+        RemotePostgresSink("dst", dsn_env=given)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_destination_is_declared_like_a_table_here() -> None:
+    sink = RemotePostgresSink("sales.dst", ("a", "b"), dsn_env="WAREHOUSE_URL", mode="merge", pooled=True)
+
+    assert ("-> sales.dst (WAREHOUSE_URL)", "WAREHOUSE_URL", True) == (sink.name, sink.dsn_env, sink.pooled)
+    assert ("sales.dst", ("a", "b"), "merge") == (sink.within.table, sink.within.key, sink.within.mode)
+    with pytest.raises(ConfigurationError, match="needs a key"):
+        RemotePostgresSink("dst", dsn_env="WAREHOUSE_URL", mode="merge")
