@@ -7,6 +7,7 @@ from typing import Any
 
 from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, SqlProcessor, processor
 from etl.app import Application, HandControls, connection_settings
+from etl.cli.collector import calm_collector
 from etl.config import Settings
 from etl.core.ports import Tracing
 from etl.core.run import Run
@@ -60,6 +61,7 @@ def move(work: Any = by_row, **settings: Any) -> Pipeline:
 async def run(dsn: str, job: Pipeline, *, tracing: Tracing | None = None) -> Run:
     """Run a job once, as `etl run` does, in this process; the books balance."""
     settings = Settings()
+    calm_collector()
     database = Database(connection_settings(settings, dsn))
     await database.open()
     try:
