@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
+
+import orjson
 
 from etl.core.sanitise import ErrorText, describe_exception
 from etl.core.stages import StageCounts
@@ -60,7 +61,7 @@ class Batch:
 
     def key_json(self, position: int) -> str:
         """The key of one row as the framework stores it: a JSON array of texts."""
-        return json.dumps(self.key(position), ensure_ascii=False)
+        return orjson.dumps(self.key(position)).decode()
 
     def part(self, positions: Sequence[int], token: UUID, number: int) -> Batch:
         """Some of the rows as a batch of their own."""

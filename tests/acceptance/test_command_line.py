@@ -254,9 +254,10 @@ async def test_exit_4_a_run_that_sets_aside_too_much_fails_and_gives_its_rows_ba
 
     result = await in_thread(shop, "run", "strict", "--json")
 
-    assert (4, "failed", 4, 0, 4) == (
-        result.code, *(result.json[name] for name in ("status", "written", "quarantined", "released")),
+    assert (4, "failed", 4, 0) == (
+        result.code, *(result.json[name] for name in ("status", "written", "quarantined")),
     )  # fmt: skip
+    assert result.json["released"] in (4, 6), "the batch in hand, and the one that may have been claimed ahead"
     assert result.json["error"].startswith("TooManyQuarantinedError: ")
     assert 6 == await db.fetchval("SELECT count(*) FROM src WHERE status = 'pending'")
 
@@ -318,7 +319,7 @@ async def test_exit_4_a_run_that_somebody_else_ended_is_crashed_and_writes_nothi
     """What the reaper does to a process that was asleep: here the test does it by hand."""
     await db.execute("UPDATE src SET v = 'wait' WHERE id = 6")
     process = shop.start("run", "copy", "--json")
-    await eventually(lambda: db.fetchval("SELECT count(*) = 2 FROM etl.batch"))
+    await eventually(lambda: db.fetchval("SELECT count(*) >= 2 FROM etl.batch"))
 
     async with db.transaction():
         await db.execute("UPDATE etl.batch SET state = 'expired' WHERE state = 'open'")

@@ -165,7 +165,7 @@ async def test_a_pool_that_drops_what_sessions_ask_for_is_noticed_before_anythin
     where: Where, db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`ignore_startup_parameters`: the connection works, and every timeout that protects the source is gone."""
-    dropped = "timezone,datestyle,intervalstyle,jit,lock_timeout,idle_in_transaction_session_timeout"
+    dropped = "timezone,datestyle,intervalstyle,bytea_output,jit,lock_timeout,idle_in_transaction_session_timeout"
     plain = pooler._ini
     monkeypatch.setattr(pooler, "_ini", lambda *given: f"{plain(*given)}ignore_startup_parameters = {dropped}\n")
     await db.execute(TABLES)
