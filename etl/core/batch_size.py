@@ -9,7 +9,7 @@ from __future__ import annotations
 
 AUTO = "auto"
 AIM = 0.2  # seconds a batch is to take
-FIRST, MOST = 8, 2_000  # rows
+FIRST, MOST = 8, 10_000  # rows
 _GROWTH = 8  # at most, from one batch to the next: a first guess may be wrong by chance
 
 

@@ -170,11 +170,13 @@ async def test_a_fire_time_that_comes_while_a_run_is_active_is_skipped_and_names
 async def test_sigterm_finishes_the_batch_in_hand_and_leaves_the_rest_to_whoever_comes_next(
     shop: Project, db: Db, start: Start
 ) -> None:
+    """So is the one that was claimed ahead."""
     await db.execute("UPDATE src SET v = 'wait' WHERE id = 6")
+    await db.execute("INSERT INTO src (id) SELECT g FROM generate_series(11, 20) g")
     worker = start()
     await ready(db)
     await db.execute(MAKE_DUE)
-    await eventually(lambda: db.fetchval("SELECT count(*) = 2 FROM etl.batch"))
+    await eventually(lambda: db.fetchval("SELECT count(*) = 3 FROM etl.batch"))
 
     worker.send_signal(signal.SIGTERM)
     assert worker.stderr is not None
@@ -185,7 +187,7 @@ async def test_sigterm_finishes_the_batch_in_hand_and_leaves_the_rest_to_whoever
 
     assert 0 == worker.returncode
     states = "SELECT trigger, state, claimed, written FROM etl.run ORDER BY queued_at"
-    assert [("cron", "cancelled", 8, 8), ("continuation", "queued", None, None)] == [
+    assert [("cron", "cancelled", 12, 12), ("continuation", "queued", None, None)] == [
         tuple(row) for row in await db.fetch(states)
     ]
 
@@ -193,10 +195,10 @@ async def test_sigterm_finishes_the_batch_in_hand_and_leaves_the_rest_to_whoever
     await eventually(lambda: db.fetchval("SELECT count(*) FROM etl.run WHERE state = 'succeeded'"))
     await drained(heir)
 
-    assert [("cron", "cancelled", 8, 8), ("continuation", "succeeded", 2, 2)] == [
+    assert [("cron", "cancelled", 12, 12), ("continuation", "succeeded", 8, 8)] == [
         tuple(row) for row in await db.fetch(states)
     ]
-    assert 10 == await db.fetchval("SELECT count(*) FROM dst")
+    assert 20 == await db.fetchval("SELECT count(*) FROM dst")
 
 
 async def test_a_second_signal_gives_back_what_is_in_hand_at_once(shop: Project, db: Db, start: Start) -> None:
@@ -204,7 +206,7 @@ async def test_a_second_signal_gives_back_what_is_in_hand_at_once(shop: Project,
     worker = start()
     await ready(db)
     await db.execute(MAKE_DUE)
-    await eventually(lambda: db.fetchval("SELECT count(*) = 2 FROM etl.batch"))
+    await eventually(lambda: db.fetchval("SELECT count(*) = 3 FROM etl.batch"))
 
     worker.send_signal(signal.SIGINT)
     assert worker.stderr is not None
@@ -217,7 +219,7 @@ async def test_a_second_signal_gives_back_what_is_in_hand_at_once(shop: Project,
 
     assert 0 == worker.returncode
     counts = "SELECT claimed, written, released FROM etl.run WHERE state = 'cancelled'"
-    assert (8, 4, 4) == tuple(await db.fetchrow(counts) or ())
+    assert (10, 4, 6) == tuple(await db.fetchrow(counts) or ())
     assert 6 == await db.fetchval("SELECT count(*) FROM src WHERE status = 'pending'")
     assert 4 == await db.fetchval("SELECT count(*) FROM dst")
 

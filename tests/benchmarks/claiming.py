@@ -16,6 +16,7 @@ from etl.postgres.claimed_table import ClaimedTable
 from etl.postgres.database import Database
 from etl.postgres.resolution import resolve_source
 from etl.postgres.run_store import PostgresRunStore
+from etl.postgres.sharded_table import ShardedTable
 
 _LEASE = timedelta(minutes=30)  # nothing renews it here
 
@@ -29,7 +30,8 @@ async def claims_of(
     run = await store.start(RunRequest(uuid4(), job, MANUAL, overlap_key=job), worker, _LEASE)
     assert isinstance(run, Run), run
     table, _ = await database.unit(lambda connection: resolve_source(connection, source))
-    claims = ClaimedTable(database, Claimant(table, job, run.run_id, worker.worker_id, size), None, "no sink")
+    kind = ShardedTable if table.shards else ClaimedTable
+    claims = kind(database, Claimant(table, job, run.run_id, worker.worker_id, size), None, "no sink")
     await claims.begin_sweep()
     yield claims
     await store.end(run.run_id, worker, RunEnd(None))

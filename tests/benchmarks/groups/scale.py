@@ -12,7 +12,6 @@ from tests.benchmarks import framework
 from tests.benchmarks.bench import ROWS, Bench, Contender
 from tests.benchmarks.claiming import claim, claims_of, finish
 from tests.benchmarks.figures import Figure, Sample, Target
-from tests.benchmarks.groups.core import moving
 from tests.benchmarks.rows import Rows
 from tests.benchmarks.workers import working
 from tests.kit import eventually
@@ -84,11 +83,11 @@ async def _ceiling(bench: Bench) -> list[Figure]:
     return [each for figure, size in zip(figures, _CEILING, strict=True) for each in (figure, _as_claims(figure, size))]
 
 
-def _claimed(bench: Bench, database: Database, size: int, count: int) -> Contender:
+def _claimed(bench: Bench, database: Database, size: int, count: int, **settings: int) -> Contender:
     rows = Rows(bench.connection, count)
 
     async def claimant(number: int) -> None:
-        source = framework.source(batch_size=size)
+        source = framework.source(batch_size=size, **settings)
         async with claims_of(database, source, f"claimant-{number}", size) as claims:
             while batch := await claim(claims, size):
                 await finish(claims, batch)
@@ -112,16 +111,13 @@ def _as_claims(figure: Figure, size: int) -> Figure:
 
 
 async def _shards(bench: Bench) -> list[Figure]:
-    """One run with four lanes, with and without shards of their own."""
-    if not framework.takes("shards", WORKERS):
-        bench.note("scale: this version has no shards")
-        return []
-    rows = Rows(bench.connection, bench.scaled(ROWS))
-    without, with_shards = "concurrency 4", "concurrency 4, 4 shards"
-
-    def contender(name: str, **settings: int) -> Contender:
-        job = framework.move(concurrency=WORKERS, **settings)
-        return Contender(name, moving(bench, job), rows.lay, rows.verify, rows.count, baseline=without)
-
-    contenders = [replace(contender(without), baseline=None), contender(with_shards, shards=WORKERS)]
-    return await bench.race("shards", contenders)
+    """Small batches by several claimants, of one source with one turn and with a turn for each shard."""
+    size, count = 10, bench.scaled(_CEILING[10])
+    database = Database(connection_settings(Settings(), bench.dsn))
+    await database.open()
+    try:
+        one = replace(_claimed(bench, database, size, count), name="one turn for all")
+        many = replace(_claimed(bench, database, size, count, shards=WORKERS), name=f"{WORKERS} shards")
+        return await bench.race("shards", [one, replace(many, baseline=one.name)], most_rounds=3)
+    finally:
+        await database.close()
