@@ -165,7 +165,8 @@ def _refuse_failed(failed: str | None) -> None:
 
 def _whole(setting: str, value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise _refusal(setting, f"{value!r} is not a whole number from 1 to {most:,}", "correct it")
+        remedy = 'correct it, or write batch_size="auto"' if setting == "batch_size" else "correct it"
+        raise _refusal(setting, f"{value!r} is not a whole number from 1 to {most:,}", remedy)
     return value
 
 
