@@ -150,7 +150,11 @@ class BatchSource(Protocol):
         """Whether the last claim saw rows that others hold."""
 
     @property
-    def by_range(self) -> bool:
+    def busy(self) -> bool:
+        """Whether the last claim left rows because others are at those that come before them."""
+
+    @property
+    def as_a_whole(self) -> bool:
         """Whether a batch has to be completed as a whole, without rows that go on by themselves."""
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:

@@ -56,7 +56,7 @@ class Answer:
     """What a claim came to: a batch (or None), what is left to sweep after it, and what was seen on the way.
 
     `issues`: the job has rows set aside in this source. `strangers`: others have ranges reserved. `again`: ask once
-    more, something moved on without giving rows.
+    more, something moved on without giving rows. `busy`: there is a batch in work whose rows come first.
     """
 
     batch: Batch | None
@@ -64,6 +64,7 @@ class Answer:
     issues: bool = False
     strangers: bool = False
     again: bool = False
+    busy: bool = False
 
 
 class Claim:
@@ -109,7 +110,7 @@ class Claim:
         if state["known"] is not None:
             return await self._answer_again(token, state["known"])
         if self._table.in_turn and state["busy"]:
-            return Answer(None, self._segments)  # its rows have to be done with first
+            return Answer(None, self._segments, busy=True)
         if state["expired"] is not None and not self._table.replay:
             taken = await self._take_over(state["expired"], token, most)
             if taken is not None:

@@ -54,7 +54,12 @@ class ClaimedTable:
         return self._claims.strangers
 
     @property
-    def by_range(self) -> bool:
+    def busy(self) -> bool:
+        """Whether the last claim left rows because others are at those that come before them."""
+        return False
+
+    @property
+    def as_a_whole(self) -> bool:
         """Whether a batch has to be completed as a whole."""
         return self._claimant.table.as_a_whole
 

@@ -59,6 +59,7 @@ class Claims:
         self._swept_by: UUID | None = None  # the claim that took the last row, where nobody else is at it
         self.issues = False
         self.strangers = False
+        self.busy = False
 
     @property
     def table(self) -> UserTable:
@@ -102,6 +103,7 @@ class Claims:
             self._segments = answer.segments
             self.issues = answer.issues
             self.strangers = answer.strangers
+            self.busy = answer.busy
             over = answer.batch is not None and not answer.segments and not answer.strangers
             self._swept_by = token if over else None
             if answer.again:

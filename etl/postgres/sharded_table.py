@@ -26,7 +26,7 @@ class _Lane:
 
     claims: Claims
     begun: bool = False
-    over: bool = False
+    over: bool = False  # swept, or left for now because others are at it
     in_hand: set[UUID] = field(default_factory=set)
 
     @property
@@ -66,6 +66,11 @@ class ShardedTable(ClaimedTable):
         return any(lane.claims.strangers for lane in self._lanes)
 
     @property
+    def busy(self) -> bool:
+        """Whether another run has a batch of a shard in work that this one has not come to the end of."""
+        return any(lane.claims.busy for lane in self._lanes)
+
+    @property
     def _issues(self) -> bool:
         return any(lane.claims.issues for lane in self._lanes)
 
@@ -85,8 +90,12 @@ class ShardedTable(ClaimedTable):
             if batch is not None:
                 lane.in_hand.add(token)
                 return batch
-            lane.over = True  # or others are at it, and will come to its end
-        await self._settle()
+            lane.over = True
+        if not self.busy:
+            await self._settle()
+            return None
+        for lane in self._lanes:  # next time, these are asked again
+            lane.over = not lane.claims.busy
         return None
 
     async def complete(

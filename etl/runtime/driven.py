@@ -34,6 +34,8 @@ logger = logging.getLogger("etl.run")
 STRAGGLER_SECONDS = 1.0
 # How often, and how patiently, a sink outside the database that cannot be reached is tried again for one batch.
 SINK_ATTEMPTS = 8
+# How often to ask again for rows that have to wait for what another run has in work.
+BUSY_SECONDS = 0.1
 # Events replayed in one transaction.
 EVENTS_AT_ONCE = 500
 
@@ -190,6 +192,9 @@ class DrivenPipeline:
         if dead and self._drive.reap_dead is not None:
             self._asked.update(dead)
             await self._drive.reap_dead(dead)
+        elif source.busy:  # the rows left may have appeared after the others' sweep: they are this run's to wait for
+            await asyncio.sleep(BUSY_SECONDS)
+            return True
         elif not await source.free_abandoned():
             return False
         await source.begin_sweep(use_hint=False)
@@ -228,7 +233,7 @@ class DrivenPipeline:
 
     def _must_wait(self, batch: Batch, waiting: int) -> bool:
         """Whether rows in retry hold up their batch: at the end, under suspicion, or when there are too many."""
-        together = must_be_alone(batch.crashes) or self._table().by_range
+        together = must_be_alone(batch.crashes) or self._table().as_a_whole
         return self._control.stopping or together or self._straggling_rows + waiting > self._size
 
     async def _straggle(

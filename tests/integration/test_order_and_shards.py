@@ -230,6 +230,31 @@ async def test_rows_of_one_customer_are_written_in_order_by_many_lanes_and_runs(
          WHERE a.token < b.token AND a.opened_at < b.ended_at AND b.opened_at < a.ended_at""")
 
 
+async def test_a_run_waits_for_rows_behind_those_that_another_run_has_in_work(scene: Scene, database: Database) -> None:
+    """They appeared when the other run's sweep had an end already: nobody else would come for them."""
+    await scene.execute("INSERT INTO src (id, customer) VALUES (1, 1)")
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    @processor
+    async def waits(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        reached.set()
+        await go.wait()
+        return {"id": row["id"], "customer": row["customer"], "run": context.run_id}
+
+    first = asyncio.create_task(run(database, source(ordered_by="customer"), waits))
+    await reached.wait()
+    await scene.execute("INSERT INTO src (id, customer) VALUES (2, 1)")
+    second = asyncio.create_task(run(database, source(ordered_by="customer"), plain))
+    await eventually(lambda: scene.value("SELECT count(*) = 2 FROM etl.run WHERE state = 'running'"))
+    before = await scene.value("SELECT count(*) FROM dst")
+    go.set()
+
+    assert counted((await first).counts) == {"claimed": 1, "written": 1}
+    assert counted((await second).counts) == {"claimed": 1, "written": 1}
+    assert before == 0
+    assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [1, 2]
+
+
 async def test_a_locked_row_is_waited_for_where_rows_keep_their_order(scene: Scene, where: Where, db: Any) -> None:
     """Longer than one statement waits for a lock: the batch is tried again as a whole."""
     await scene.execute("INSERT INTO src (id, customer) SELECT g, 1 FROM generate_series(1, 5) g")
