@@ -79,6 +79,7 @@ class Claims:
         end, hint = await self._database.unit(self._survey, local=self.table.planning)
         self._end, self._former_hint = end, hint
         self._swept_by = None
+        self.strangers = self.busy = False
         if end is None:
             self._segments = ()
         elif hint is None or not use_hint or self.table.leading:

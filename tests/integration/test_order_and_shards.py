@@ -20,6 +20,7 @@ from etl.core.run import Run
 from etl.errors import ConfigurationError
 from etl.postgres.database import Database
 from etl.postgres.run_store import PostgresRunStore
+from tests.benchmarks.claiming import claim, claims_of, finish
 from tests.conftest import LEASE, Where
 from tests.kit import NoTracing, eventually
 from tests.protocol import Scene, counted, open_scene
@@ -253,6 +254,25 @@ async def test_a_run_waits_for_rows_behind_those_that_another_run_has_in_work(sc
     assert counted((await second).counts) == {"claimed": 1, "written": 1}
     assert before == 0
     assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [1, 2]
+
+
+async def test_a_sweep_begun_anew_forgets_who_was_in_the_way(scene: Scene, database: Database) -> None:
+    """Or a run would wait for ever for somebody who has long been done."""
+    await scene.execute("INSERT INTO src (id, customer) VALUES (1, 1), (2, 1)")
+    ordered = source(ordered_by="customer", shards=1, batch_size=1)
+    async with claims_of(database, ordered, "one", 1) as one, claims_of(database, ordered, "other", 1) as other:
+        held = await claim(one, 1)
+        assert held is not None
+        left = await claim(other, 1)
+        in_the_way = other.busy
+        await finish(one, held)
+        await scene.execute("UPDATE src SET status = 'done'")
+
+        await other.begin_sweep(use_hint=False)
+        found = await claim(other, 1)
+
+        assert (None, True) == (left, in_the_way)
+        assert (None, False, False) == (found, other.busy, other.strangers)
 
 
 async def test_a_locked_row_is_waited_for_where_rows_keep_their_order(scene: Scene, where: Where, db: Any) -> None:
