@@ -167,8 +167,7 @@ async def test_a_vanished_run_leaves_its_shard_to_the_next(scene: Scene, databas
         await asyncio.Event().wait()
 
     task = asyncio.create_task(run(database, source(shards=3, batch_size=20), dies))
-    while not await scene.value("SELECT count(*) FROM etl.batch WHERE state = 'open'"):
-        await asyncio.sleep(0.01)
+    await eventually(lambda: scene.value("SELECT count(*) FROM etl.batch WHERE state = 'open'"))
     run_id = await scene.value("SELECT run_id FROM etl.batch")
     await scene.execute("UPDATE etl.run SET lease_until = clock_timestamp() - interval '1 minute'")
     await PostgresRunStore(database).reap([run_id])
