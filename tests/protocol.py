@@ -28,13 +28,14 @@ from etl.core.batch import Batch, Failure, Processed
 from etl.core.counts import Counts
 from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, Run, RunState
+from etl.postgres.at_once import RowWriter
 from etl.postgres.claim import Claimant
 from etl.postgres.claimed_table import ClaimedTable
 from etl.postgres.codecs import set_codecs
-from etl.postgres.completion import RowWriter
 from etl.postgres.database import Database
 from etl.postgres.resolution import resolve_sink, resolve_source
 from etl.postgres.run_store import PostgresRunStore
+from etl.postgres.table_writer import TableWriter
 from etl.postgres.user_table import UserTable
 from tests.conftest import LEASE, Where
 from tests.faults import FaultProxy
@@ -106,8 +107,11 @@ SELECT a.attname, quote_ident(n.nspname) || '.' || quote_ident(c.collname)
 class Scene:
     """One database with sources, runs and claims."""
 
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record], database: Database) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection[asyncpg.Record], database: Database, *, at_once: bool = True
+    ) -> None:
         self.database = database
+        self.at_once = at_once  # batches are completed by one statement where that can be
         self.store = PostgresRunStore(database)
         self._connection = connection
         self._lock = asyncio.Lock()
@@ -191,6 +195,9 @@ class Scene:
         if sink is not None:
             declared = PostgresSink(sink, key=sink_key)
             writer, _ = await self.database.unit(lambda connection: resolve_sink(connection, declared))
+            # `remember` would keep `src` from it; but that trigger only looks at its own row.
+            assert isinstance(writer, TableWriter)
+            writer._manner = replace(writer._manner, plain=self.at_once)
         claimant = Claimant(table, job, run.run_id, worker.worker_id, batch_size)
         reached = database or self.database
         claims = ClaimedTable(reached, claimant, writer, "sink")
@@ -386,12 +393,12 @@ SELECT 'stretches meet: ' || coalesce(a.lo::text, '') || '..' || a.hi::text || '
 
 
 @asynccontextmanager
-async def open_scene(where: Where, database: Database) -> AsyncIterator[Scene]:
+async def open_scene(where: Where, database: Database, *, at_once: bool = True) -> AsyncIterator[Scene]:
     """A scene on the test's database; what must hold is checked once more when it closes."""
     connection = await asyncpg.connect(where.dsn)
     try:
         await set_codecs(connection)
-        scene = Scene(connection, database)
+        scene = Scene(connection, database, at_once=at_once)
         yield scene
         await scene.check()
     finally:

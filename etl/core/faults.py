@@ -19,6 +19,7 @@ class Fault(Enum):
 
 
 LOCK_NOT_AVAILABLE = "55P03"
+DIVISION_BY_ZERO = "22012"
 
 # Longest prefix wins.
 _BY_PREFIX = {

@@ -16,8 +16,8 @@ from etl.core.table import quote_identifier
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.assignments import assigned_columns
+from etl.postgres.at_once import RowWriter
 from etl.postgres.catalog import TableFacts
-from etl.postgres.completion import RowWriter
 from etl.postgres.cursor_advice import SMALL_TABLE, cursor_advice, nodes_of, rows_about
 from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection, Database
@@ -103,7 +103,7 @@ class _Check:
                 self._fault("SqlProcessor", "says $keys in a string or a comment only", "write WHERE id = ANY($keys)")
         if isinstance(sink, TableSink):
             async with self._noting():
-                writer, sink_facts = await resolve_sink(self._connection, sink)
+                writer, sink_facts = await resolve_sink(self._connection, sink, facts)
             if sink_facts is not None:
                 self._check_sink(sink, sink_facts)
         return self._findings, Resolved(source, facts, writer, sink_facts)

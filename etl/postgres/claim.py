@@ -20,6 +20,7 @@ import asyncpg
 from etl.core.batch import Batch
 from etl.core.suspects import MAX_CRASHES, piece_size
 from etl.errors import ConfigurationError, RunLostError
+from etl.postgres.codecs import decode_json_array
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
@@ -243,16 +244,21 @@ class Claim:
 
     def _batch(self, token: UUID, rows: Sequence[asyncpg.Record], crashes: int) -> Batch:
         """Rows as read (columns, version, crashes, key parts) -> a batch."""
-        names = self._table.columns
+        names, described = self._table.columns, self._table.table.columns
         version = len(names)
-        keys = range(version + 2, version + 2 + len(self._table.key))
+        columns = list(zip(*rows, strict=True)) or [()] * (version + 2 + len(self._table.key))
+        values = [
+            decode_json_array(column) if described[name].is_json else column
+            for name, column in zip(names, columns, strict=False)
+        ]
+        records = zip(*values, strict=True) if names else [()] * len(rows)
         return Batch(
             token=token,
             number=self._number,
             source=self._table.name,
-            rows=[dict(zip(names, row, strict=False)) for row in rows],
-            keys=[[row[n] for row in rows] for n in keys],
-            versions=[row[version] for row in rows],
+            rows=[dict(zip(names, record, strict=True)) for record in records],
+            keys=[list(column) for column in columns[version + 2 :]],
+            versions=list(columns[version]),
             crashes=crashes,
             leading=self._table.leading,
             lane=self._table.lane,

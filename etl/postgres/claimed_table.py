@@ -11,9 +11,10 @@ import asyncpg
 from etl.core.batch import Batch, Processed
 from etl.core.counts import Counts
 from etl.errors import RunLostError
+from etl.postgres.at_once import Finishing, RowWriter
 from etl.postgres.claim import Claimant
 from etl.postgres.claims import Claims
-from etl.postgres.completion import Completion, Finishing, RowWriter
+from etl.postgres.completion import Completion
 from etl.postgres.cursor import CursorClaims
 from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection, Database

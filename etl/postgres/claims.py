@@ -182,7 +182,7 @@ class Claims:
 
     async def _read_query(self, table: UserTable, batch: Batch, positions: range) -> None:
         """Fill in what the query gives for the claimed keys; other than one readable row is that row's own failure."""
-        keys = [column[positions.start : positions.stop] for column in batch.keys]
+        keys = table.key_parameters([column[positions.start : positions.stop] for column in batch.keys])
         try:
             rows = await self._database.unit(lambda connection: connection.fetch(table.query_rows, *keys))
         except Exception as error:

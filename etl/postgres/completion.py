@@ -10,24 +10,26 @@ pieces: halves inside savepoints, down to the rows that are to blame.
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from operator import itemgetter
-from typing import Any, Protocol
-from uuid import UUID
+from typing import Any
 
 import asyncpg
 
 from etl.core.batch import Batch, Failure, Processed
 from etl.core.counts import Counts
-from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
+from etl.core.faults import DIVISION_BY_ZERO, LOCK_NOT_AVAILABLE, Fault
 from etl.core.sanitise import ErrorText
 from etl.core.stages import StageCounts, histogram
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.accusing import accused, set_apart
+from etl.postgres.at_once import Finishing, at_once
 from etl.postgres.coverage import cover
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, sqlstate_of
@@ -37,32 +39,11 @@ from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
 
+logger = logging.getLogger("etl.postgres")
+
 DEFER_FOR = timedelta(seconds=5)
 _position = itemgetter(0)  # of a result: where its row stands in the batch
 _LOCKED = ErrorText("RowLocked", "another session holds a lock on this row", "")
-
-
-class RowWriter(Protocol):
-    """A sink inside the database."""
-
-    async def write(self, connection: Connection, rows: Sequence[Any]) -> None:
-        """Write results within the transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finishing:
-    """What a completion needs besides the batch: whose it is, where results go, and who may still object.
-
-    `judge` is called with the batch's counts before COMMIT and may raise to keep it from happening.
-    """
-
-    table: UserTable | None  # None: events without a row
-    job: str
-    run_id: UUID
-    writer: RowWriter | SqlStage | None
-    sink_name: str
-    judge: Callable[[Counts], None]
-    issues: bool
 
 
 @dataclass(slots=True)
@@ -90,8 +71,11 @@ class Completion:
         self._finishing = finishing
         self._batch = batch
         self._processed = processed
-        self._with_output = {position for position, _ in processed.outputs}
         self._suspects: list[int] = []
+
+    @cached_property
+    def _with_output(self) -> set[int]:
+        return {position for position, _ in self._processed.outputs}
 
     async def run(self, *, carry: Batch | None = None) -> Counts:
         """Complete the batch. `carry` are rows claimed with it that go on under a token of their own, from the same
@@ -101,10 +85,32 @@ class Completion:
         it says or the sink's table cannot take any row.
         """
         try:
+            if carry is None and (counts := await self._at_once()) is not None:
+                return counts
             return await self._database.unit(self._try(self._whole, carry))
         except _RefusedError as refused:
             self._suspects = accused(getattr(refused.__cause__, "detail", None), self._processed.outputs)
             return await self._database.unit(self._try(self._in_pieces, carry))
+
+    async def _at_once(self) -> Counts | None:
+        """Complete the batch by a single statement; None if that cannot be, or did not take effect as far as is known.
+
+        Raises `_RefusedError` when a row is refused or locked.
+        """
+        if self._database.settings.pooled:
+            return None
+        try:
+            asked = at_once(self._finishing, self._batch, self._processed)
+            if asked is None:
+                return None
+            self._finishing.judge(asked.counts)
+            await self._database.single(asked.sql, *asked.parameters)
+        except Exception as error:
+            if self._is_refusal(error) and sqlstate_of(error) != DIVISION_BY_ZERO:
+                raise _RefusedError from error
+            logger.debug("a batch is not completed by one statement", exc_info=True)
+            return None
+        return asked.counts
 
     def _try(
         self, work: Callable[[Connection, _Progress], Awaitable[None]], carry: Batch | None
@@ -368,18 +374,10 @@ class Completion:
 
     def _parameters(self, positions: Sequence[int]) -> list[Any]:
         """The key columns and versions of rows, as statements take them."""
-        return row_parameters(self._batch, positions)
+        return self._table.parameters(self._batch, positions)
 
 
 def _recorded(known: asyncpg.Record) -> Counts:
     """An earlier COMMIT of this completion took effect: what it recorded."""
-    return Counts(
-        claimed=known["claimed"],
-        written=known["written"],
-        filtered=known["filtered"],
-        quarantined=known["quarantined"],
-        deferred=known["deferred"],
-        vanished=known["vanished"],
-        retried=known["retried"],
-        batches=1,
-    )
+    names = ("claimed", "written", "filtered", "quarantined", "deferred", "vanished", "retried")
+    return Counts(batches=1, **{name: known[name] for name in names})

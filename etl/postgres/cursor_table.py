@@ -121,7 +121,7 @@ WITH {HANDLED} AS (
        AND {self._within}{pending}
 )
 SELECT count(*), false,
-       CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
+       CASE WHEN count(*) < {self._how_many} THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
   FROM {HANDLED}
 """
 

@@ -41,6 +41,8 @@ _SESSION = {
     "intervalstyle": "postgres",
     "bytea_output": "hex",
     "jit": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
 }
 MINIMUM_SERVER = 150000
 _POOLED = "it is behind a pooling proxy: set pooled = true (ETL_POOLED=1)"
@@ -149,6 +151,18 @@ class Database:
                     )
             except BaseException as error:
                 await _abandon(connection, error)
+                raise
+
+    async def single(self, sql: str, *parameters: Any) -> Any:
+        """One statement that is a transaction by itself; its one value. Not behind a pooling proxy, where nobody knows
+        the session's settings."""
+        assert self._pool is not None, "the database is not open"
+        async with self._pool.acquire() as connection:
+            try:
+                return await connection.fetchval(sql, *parameters)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    connection.terminate()  # cancelled in the middle of it
                 raise
 
     async def unit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ HANDLED = '"etl:handled"'
 # Types whose values have one size or a small one, and those that know their length.
 _NUMBERS = ("bool", "int2", "int4", "int8", "float4", "float8", "numeric", "money", "uuid", "oid")
 _FIXED = frozenset((*_NUMBERS, "date", "time", "timetz", "timestamp", "timestamptz", "interval"))
+_BARE = frozenset(("int2", "int4", "int8", "uuid", "date"))
 _TEXT = frozenset(("text", "varchar", "bytea"))
 
 
@@ -55,6 +56,10 @@ class KeyedTable:
     def _column(self, column: Column) -> str:
         return f"{self._alias}.{quote_identifier(column.name)}"
 
+    def _read(self, column: Column) -> str:
+        """A column as it is read: JSON as text, to be decoded at once for all rows."""
+        return f"{self._column(column)}::text" if column.is_json else self._column(column)
+
     @property
     def _own_row(self) -> str:
         return as_row([self._column(column) for column in self.key])
@@ -84,11 +89,32 @@ class KeyedTable:
     def _handled(self, *, versions: bool = True) -> str:
         """The rows in hand as a table: parameters $1.. are the key columns, then the versions."""
         names = [f'"etl:key{n}"' for n, _ in self._numbered]
-        arrays = [f"${n}::text[]" for n, _ in self._numbered]
+        arrays = [self._array(n, column) for n, column in self._numbered]
         if versions:
             names.append(VERSION)
             arrays.append(f"${len(self.key) + 1}::text::xid[]")
         return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS {HANDLED} ({', '.join([*names, ORDINAL])})"
+
+    def _array(self, number: int, column: Column) -> str:
+        return f"${number}::text::{column.type}[]" if _is_bare(column) else f"${number}::text[]"
+
+    @property
+    def _how_many(self) -> str:
+        """The number of rows in hand."""
+        return f"cardinality({self._array(1, self.key[0])})"
+
+    def parameters(self, batch: Batch, positions: Sequence[int]) -> list[Any]:
+        """The rows at these positions as the statements take them: their keys, column by column, and versions."""
+        *keys, versions = row_parameters(batch, positions)
+        return [*self.key_parameters(keys), versions]
+
+    def key_parameters(self, keys: Sequence[list[str]]) -> list[Any]:
+        """Keys as the statements take them. What needs no quotes goes as one text, for which the driver does not have
+        to look at each value."""
+        return [
+            _array_literal(values) if _is_bare(column) else values
+            for column, values in zip(self.key, keys, strict=True)
+        ]
 
     def _handled_key(self, column: Column, number: int) -> str:
         return f'{HANDLED}."etl:key{number}"::{column.type}'
@@ -126,16 +152,21 @@ def quote_literal(text: str) -> str:
     return f"E'{escaped}'" if "\\" in text else f"'{escaped}'"
 
 
+def _is_bare(column: Column) -> bool:
+    """Whether the texts of the values stand for themselves in the text of an array."""
+    return column.kind == "b" and column.base in _BARE
+
+
 def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
-    """The rows at these positions as the statements take them: an array per key column, and their versions.
+    """The keys of the rows at these positions, a list of texts per column, and their versions.
 
     The versions go as one text: the driver takes a microsecond for each number of an array.
     """
     if len(positions) == len(batch):
-        return [*batch.keys, _array_literal(batch.versions)]
+        return [*batch.keys, _array_literal(map(str, batch.versions))]
     keys = ([column[n] for n in positions] for column in batch.keys)
-    return [*keys, _array_literal([batch.versions[n] for n in positions])]
+    return [*keys, _array_literal(str(batch.versions[n]) for n in positions)]
 
 
-def _array_literal(numbers: Sequence[int]) -> str:
-    return f"{{{','.join(map(str, numbers))}}}"
+def _array_literal(values: Iterable[str]) -> str:
+    return f"{{{','.join(values)}}}"

@@ -98,7 +98,7 @@ WITH {HANDLED} AS MATERIALIZED (
  RETURNING key
 )
 SELECT count(*), false,
-       CASE WHEN count(*) < cardinality($1) THEN ARRAY(
+       CASE WHEN count(*) < {self._how_many} THEN ARRAY(
            SELECT position FROM {HANDLED} WHERE key IN (SELECT key FROM {MARKED})) END
   FROM {MARKED}
 """

@@ -16,7 +16,6 @@ from etl.core.sanitise import PAYLOAD_LIMIT, json_payload
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
 from etl.postgres.faults import classify, sqlstate_of
-from etl.postgres.keyed_table import row_parameters
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
 
@@ -76,7 +75,7 @@ class Quarantine:
     async def _unchanged(self, positions: Sequence[int]) -> dict[int, Snapshot]:
         """Rows that are still as they were claimed, by position."""
         assert self._table is not None
-        parameters, sql = row_parameters(self._batch, positions), self._table.unchanged()
+        parameters, sql = self._table.parameters(self._batch, positions), self._table.unchanged()
         try:
             rows = await self._in_savepoint(lambda: self._connection.fetch(sql, *parameters))
         except asyncpg.PostgresError as error:
@@ -87,14 +86,12 @@ class Quarantine:
 
     async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
         """Mark rows as failed in the source, where the job says how; position -> new version of those marked."""
-        sql = self._table.fail if self._table is not None else None
-        if sql is None or not positions:
+        if self._table is None or self._table.fail is None or not positions:
             return {}
+        sql, parameters = self._table.fail, self._table.parameters(self._batch, positions)
         await self._connection.execute(IMPATIENTLY)
         try:
-            marked = await self._in_savepoint(
-                lambda: self._connection.fetch(sql, *row_parameters(self._batch, positions))
-            )
+            marked = await self._in_savepoint(lambda: self._connection.fetch(sql, *parameters))
         except asyncpg.PostgresError as error:
             if classify(error) is not Fault.data and sqlstate_of(error) != LOCK_NOT_AVAILABLE:
                 raise

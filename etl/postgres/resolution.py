@@ -10,6 +10,7 @@ from etl.core.table import Table
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.assignments import assigned_columns
+from etl.postgres.at_once import RowWriter
 from etl.postgres.catalog import (
     TableFacts,
     find_column,
@@ -18,7 +19,6 @@ from etl.postgres.catalog import (
     resolve_cursor,
     resolve_key,
 )
-from etl.postgres.completion import RowWriter
 from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection
 from etl.postgres.keyed_table import Shard
@@ -92,15 +92,17 @@ def _in_order(table: UserTable, source: TableSource) -> UserTable:
     return replace(ordered, shards=shards)
 
 
-async def resolve_sink(connection: Connection, sink: TableSink) -> tuple[TableWriter, TableFacts]:
-    """The sink's table and how it is written."""
+async def resolve_sink(
+    connection: Connection, sink: TableSink, source: TableFacts | None = None
+) -> tuple[TableWriter, TableFacts]:
+    """The sink's table and how it is written. `source`: where the rows come from, if that is in this database."""
     facts = await find_table(connection, sink.table, setting="sink")
     if sink.key is not None:
         _require_unique(facts.table, sink.key)
-    return TableWriter(facts.table, sink.key, await _manner(connection, facts, sink.mode)), facts
+    return TableWriter(facts.table, sink.key, await _manner(connection, facts, sink.mode, source)), facts
 
 
-async def _manner(connection: Connection, facts: TableFacts, mode: str | None) -> Manner:
+async def _manner(connection: Connection, facts: TableFacts, mode: str | None, source: TableFacts | None) -> Manner:
     """How the table may be written. Raises `ConfigurationError` when that is not how it is to be written."""
     found = await connection.fetchrow(statement("writing_facts"), facts.oid)
     assert found is not None
@@ -122,6 +124,7 @@ async def _manner(connection: Connection, facts: TableFacts, mode: str | None) -
         copy=mode != MERGE and stopped is None,
         merge=facts.select and found["may_make_temporary"],
         update_always=found["update_triggers"],
+        plain=source is not None and await connection.fetchval(statement("nobody_looks"), facts.oid, source.oid),
     )
 
 

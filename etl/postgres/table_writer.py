@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -13,6 +12,7 @@ import asyncpg
 from etl.core.sink import APPEND, MERGE
 from etl.core.table import Column, Table
 from etl.errors import ConfigurationError
+from etl.postgres.at_once import Insertion
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
 from etl.postgres.writing import composing
@@ -39,12 +39,14 @@ MERGE_FROM = 10_000
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a table may be written. `mode`: None for what is the fastest. `copy`: by COPY at all; `merge`: through a
-    temporary table at all; `update_always`: whether an update that changes nothing has an effect nevertheless."""
+    temporary table at all; `update_always`: whether an update that changes nothing has an effect nevertheless; `plain`:
+    neither this table nor the rows' source has anything that looks at what the same statement did elsewhere."""
 
     mode: str | None = None
     copy: bool = False
     merge: bool = False
     update_always: bool = True
+    plain: bool = False
 
 
 class TableWriter:
@@ -78,6 +80,26 @@ class TableWriter:
         if self._table.deferred_constraints:
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or COMMIT would refuse, blaming nobody
 
+    def insertion(self, rows: Sequence[Any], first: int, condition: str) -> Insertion | None:
+        """The INSERT that `write` would send for these rows, if it would be one that may be a part of another
+        statement. Raises as `write`."""
+        if not self._manner.plain or self._table.deferred_constraints:
+            return None
+        groups = grouped(self._table, rows)
+        self._require_fitting(groups, len(rows))
+        if len(groups) > 1 or not groups[0].columns or not self._in_one_go(groups[0]):
+            return None
+        group = groups[0]
+        if self._upsert is not None:
+            self._require_key(groups, self._upsert.key)
+        described = self._described(group)
+        self._refuse_unfit(group, described)
+        if self._by_copy(group, described) or self._by_merge(group, described):
+            return None
+        ways = tuple(map(travel, described, group.cells))
+        sql = self._insert_sql(group, described, ways, arranged=False, first=first, condition=condition)
+        return Insertion(sql, list(map(as_parameter, described, ways, group.cells)))
+
     def _described(self, group: Group) -> list[Column]:
         return [self._table.columns[name] for name in group.columns]
 
@@ -102,7 +124,7 @@ class TableWriter:
         described = self._described(group)
         if self._by_copy(group, described) or self._by_merge(group, described):
             return True
-        return len(group.records) <= AT_ONCE and all(column.is_scalar for column in described)
+        return len(group) <= AT_ONCE and all(column.is_scalar for column in described)
 
     def _order(self, group: Group) -> tuple[str, ...]:
         """The columns to sort by: one order for all writers of a table, or they wait for each other in a circle."""
@@ -119,76 +141,87 @@ class TableWriter:
         shared = all(set(order) <= set(group.columns) for group in groups)
         if not (order and shared and all(column.is_scalar for column in key)):
             return list(groups)
-        places = [(group, place) for group in groups for place in range(len(group.records))]
+        places = [(group, place) for group in groups for place in range(len(group))]
         places.sort(key=lambda each: each[0].numbers[each[1]])
         keys = {id(group): group.part(order) for group in groups}
         cells = list(map(list, zip(*(keys[id(group)][place] for group, place in places), strict=True)))
         last_of_each = self._upsert is not None
         sql = composing.arrange(key, last_of_each=last_of_each)
         found = await self._execute(connection.fetch, sql, cells, order)
-        kept: dict[int, Group] = {id(group): Group(group.columns, [], []) for group in groups}
+        kept: dict[int, list[int]] = {id(group): [] for group in groups}
         for (number,) in found:
             group, place = places[number]
-            kept[id(group)].records.append(group.records[place])
-        return [group for group in kept.values() if group.records]
+            kept[id(group)].append(place)
+        return [group.taken(kept[id(group)]) for group in groups if kept[id(group)]]
 
     def _sorted(self, group: Group, order: tuple[str, ...]) -> Group:
         """The same as `_arranged` without asking the server, where Python compares as it does."""
-        records = group.records
-        if self._upsert is not None:
-            records = list(dict(zip(group.part(order), records, strict=True)).values())
-        records = sorted(records, key=itemgetter(*map(group.columns.index, order)))
-        return Group(group.columns, records, ())
+        keys = group.part(order)
+        last = {key: place for place, key in enumerate(keys)}.values() if self._upsert is not None else range(len(keys))
+        return group.taken(sorted(last, key=keys.__getitem__))
 
     async def _write_group(self, connection: Connection, group: Group, *, arranged: bool) -> None:
         described = self._described(group)
-        cells = list(map(list, zip(*group.records, strict=True)))
-        for column, values in zip(described, cells, strict=True):
-            refuse_unfit(column, values)
+        self._refuse_unfit(group, described)
         if self._by_copy(group, described):
             await self._copy(connection, group)
         elif self._by_merge(group, described):
             await self._merge(connection, group, described)
         elif described and all(column.is_scalar for column in described):
-            await self._insert(connection, group, described, cells, arranged=arranged)
+            await self._insert(connection, group, described, arranged=arranged)
         else:
-            await self._insert_each(connection, group, described, cells)
+            await self._insert_each(connection, group, described)
 
-    async def _insert(
-        self, connection: Connection, group: Group, described: list[Column], cells: list[list[Any]], *, arranged: bool
-    ) -> None:
-        travels = tuple(map(travel, described, cells))
+    def _refuse_unfit(self, group: Group, described: list[Column]) -> None:
+        for column, values in zip(described, group.cells, strict=True):
+            refuse_unfit(column, values)
+
+    async def _insert(self, connection: Connection, group: Group, described: list[Column], *, arranged: bool) -> None:
+        ways = tuple(map(travel, described, group.cells))
+        sql = self._insert_sql(group, described, ways, arranged=arranged)
+        for start in range(0, len(group), AT_ONCE):
+            part = [column[start : start + AT_ONCE] for column in group.cells]
+            await self._execute(connection.execute, sql, list(map(as_parameter, described, ways, part)), group.columns)
+
+    def _insert_sql(
+        self,
+        group: Group,
+        described: list[Column],
+        travels: tuple[Travel, ...],
+        *,
+        arranged: bool,
+        first: int = 1,
+        condition: str = "",
+    ) -> str:
         order = self._order(group)
         last_of_each = self._upsert is not None and not arranged and not self._distinct(group, order)
-        sql = self._statement(described, travels, order, last_of_each)
-        for start in range(0, len(group.records), AT_ONCE):
-            part = [column[start : start + AT_ONCE] for column in cells]
-            await self._execute(connection.execute, sql, list(map(as_parameter, described, part)), group.columns)
+        asked = (travels, group.columns, last_of_each, first, condition)
+        sql = self._statements.get(asked)
+        if sql is None:
+            sql = self._statements[asked] = composing.insert_rows(
+                self._table,
+                described,
+                travels,
+                order,
+                self._upsert,
+                last_of_each=last_of_each,
+                first=first,
+                condition=condition,
+            )
+        return sql
 
     def _distinct(self, group: Group, order: tuple[str, ...]) -> bool:
         """Whether no two rows can have an equal key, as the server has it."""
         keys = group.part(order)
         return compares_alike([self._table.columns[name] for name in order], keys) and len(set(keys)) == len(keys)
 
-    def _statement(
-        self, described: Sequence[Column], travels: tuple[Travel, ...], order: tuple[str, ...], last_of_each: bool
-    ) -> str:
-        asked = (travels, tuple(column.name for column in described), last_of_each)
-        sql = self._statements.get(asked)
-        if sql is None:
-            sql = composing.insert_rows(self._table, described, travels, order, self._upsert, last_of_each=last_of_each)
-            self._statements[asked] = sql
-        return sql
-
-    async def _insert_each(
-        self, connection: Connection, group: Group, described: list[Column], cells: list[list[Any]]
-    ) -> None:
-        sql = composing.insert_one(self._table, described, list(map(travel, described, cells)), self._upsert)
+    async def _insert_each(self, connection: Connection, group: Group, described: list[Column]) -> None:
+        sql = composing.insert_one(self._table, described, list(map(travel, described, group.cells)), self._upsert)
         if not described:
-            for _ in group.records:
+            for _ in range(len(group)):
                 await connection.execute(sql)
             return
-        await self._execute(connection.executemany, sql, [group.records], group.columns)
+        await self._execute(connection.executemany, sql, [group.records()], group.columns)
 
     async def _execute(self, send: Any, sql: str, parameters: Sequence[Any], columns: Sequence[str]) -> Any:
         """Send a statement; what the driver refuses of its parameters is told by column."""
@@ -202,7 +235,7 @@ class TableWriter:
 
     def _by_copy(self, group: Group, described: Sequence[Column]) -> bool:
         """Whether COPY takes these rows. A single row goes by INSERT, which tells what is wrong with it by column."""
-        size, manner = len(group.records), self._manner
+        size, manner = len(group), self._manner
         if self._upsert is not None or not manner.copy or size < 2 or not all(map(travels_in_binary, described)):
             return False
         if manner.mode is not None or size <= AT_ONCE or any(column.is_json for column in described):
@@ -221,7 +254,7 @@ class TableWriter:
         if types is None:
             await connection.reload_schema_state()
         await connection.copy_records_to_table(
-            self._table.name, schema_name=self._table.schema, columns=group.columns, records=group.records
+            self._table.name, schema_name=self._table.schema, columns=group.columns, records=group.records()
         )
         # The driver remembers the types of a table's columns, and COPY sends bytes: those of an integer would make some
         # number or other in a column that has become a float. Now the table is locked and its types stay.
@@ -232,7 +265,7 @@ class TableWriter:
 
     def _by_merge(self, group: Group, described: Sequence[Column]) -> bool:
         """Whether the rows go through a temporary table."""
-        size, manner = len(group.records), self._manner
+        size, manner = len(group), self._manner
         if self._upsert is None or not manner.merge or size < 2 or not all(map(travels_in_binary, described)):
             return False
         if manner.mode is not None or size < MERGE_FROM or any(column.is_json for column in described):
@@ -245,7 +278,7 @@ class TableWriter:
         shape = repr([(column.name, column.type) for column in described])
         name = f"etl:{sha256(f'{self._table.identity} {shape}'.encode()).hexdigest()[:24]}"
         await connection.execute(composing.make_temporary(described, name))
-        records = [(*record, number) for number, record in enumerate(group.records)]
+        records = [(*record, number) for number, record in enumerate(group.records())]
         await connection.copy_records_to_table(
             name, schema_name="pg_temp", columns=[*group.columns, "etl:number"], records=records
         )

@@ -207,9 +207,13 @@ SELECT {HANDLED}.{ORDINAL}, {row}.*
         return f"""
 WITH {MARKED} AS ({marked})
 SELECT count(*), coalesce(bool_or(pending), false),
-       CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
+       CASE WHEN count(*) < {self._how_many} THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
   FROM {MARKED}
 """
+
+    def done_if(self, condition: str) -> str:
+        """keys, versions, first and last key -> (pending) of the rows that were marked done: none, unless so."""
+        return self._mark(self.done, f"(\n{self.pending}\n) AS pending", within=f"{self._within}\n   AND {condition}")
 
     @cached_property
     def fail(self) -> str | None:
@@ -359,7 +363,7 @@ RETURNING {", ".join(returning)}
 
     def _select(self, found: str, most_bytes: int | None = None) -> str:
         keys = [f"{self._column(column)}::text" for column in self.key]
-        columns = [f"{self._alias}.{quote_identifier(name)}" for name in self.columns]
+        columns = [self._read(self.table.columns[name]) for name in self.columns]
         crashes = f"{_ISSUE}.replay_crashes" if self.replay else "0"
         body = f"""  FROM {found}
  ORDER BY {self._order()}

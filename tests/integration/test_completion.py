@@ -33,9 +33,10 @@ from tests.kit import NoTracing, a_job, eventually, schedules
 from tests.protocol import Scene, counted, failing, faulty, ids, open_scene, written
 
 
-@pytest.fixture
-async def scene(where: Where, database: Database) -> AsyncIterator[Scene]:
-    async with open_scene(where, database) as opened:
+@pytest.fixture(params=[True, False], ids=["at once", "in turn"])
+async def scene(where: Where, database: Database, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    """Both ways to complete a batch: by one statement where that can be, and always by a transaction."""
+    async with open_scene(where, database, at_once=request.param) as opened:
         yield opened
 
 
@@ -49,7 +50,7 @@ async def test_a_completion_whose_commit_was_lost_takes_effect_once(scene: Scene
     async with faulty(where) as (proxy, database):
         holder = await scene.run(database=database)
         batch = await holder.must_claim()
-        lost = proxy.cut(cut, at="^COMMIT")
+        lost = proxy.cut(cut, at="etl:fence" if scene.at_once else "^COMMIT")
 
         counts = await holder.complete(batch)
 

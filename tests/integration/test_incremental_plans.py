@@ -107,7 +107,9 @@ async def test_writing_into_the_ledger_goes_by_its_key(scene: Scene, db: asyncpg
     keys = [str(g * 1000) for g in range(1, 101)]
     versions = await db.fetchval("SELECT array_agg(xmin::text ORDER BY id)::text FROM events WHERE id % 1000 = 0")
 
-    plan = await db.fetchval(f"EXPLAIN (FORMAT JSON) {table.complete}", keys, versions, '["1000"]', '["100000"]')
+    plan = await db.fetchval(
+        f"EXPLAIN (FORMAT JSON) {table.complete}", *table.key_parameters([keys]), versions, '["1000"]', '["100000"]'
+    )
 
     types = {node["Node Type"] for node in nodes(json.loads(plan)[0]["Plan"])}
     assert not types & {"Seq Scan", "Sort"}

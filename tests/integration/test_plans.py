@@ -19,7 +19,6 @@ import pytest
 from etl.app import connection_settings
 from etl.config import Settings
 from etl.postgres.database import Database
-from etl.postgres.keyed_table import row_parameters
 from tests.conftest import LEASE, Where
 from tests.protocol import Holder, Scene, ids, open_scene, written
 
@@ -205,7 +204,10 @@ async def test_the_cost_of_a_claim_does_not_grow_with_what_is_done(scene: Scene,
             last = ids(batch)[-1]
             sql = f"EXPLAIN (FORMAT JSON) {holder.claimant.table.complete}"
             plans += await scene.value(
-                sql, *row_parameters(batch, range(len(batch))), batch.key(0), batch.key(len(batch) - 1)
+                sql,
+                *holder.claimant.table.parameters(batch, range(len(batch))),
+                batch.key(0),
+                batch.key(len(batch) - 1),
             )
         late = await explainer.claim(last)
         await scene.execute(_HISTORY, holder.run_id)

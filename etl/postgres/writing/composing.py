@@ -28,25 +28,29 @@ def insert_rows(
     upsert: Upsert | None,
     *,
     last_of_each: bool,
+    first: int = 1,
+    condition: str = "",
 ) -> str:
-    """INSERT of all rows from one parameter per column, in the order of `order`.
+    """INSERT of all rows from one parameter per column, numbered from `first` on, in the order of `order`; of none,
+    unless `condition`.
 
     `last_of_each`: of rows with an equal key only the last one, as the server understands equality.
     """
     names = [f'"etl:{number}"' for number in range(1, len(columns) + 1)]
-    makers = ", ".join(travel.rows.format(f"${number}") for number, travel in enumerate(travels, start=1))
+    makers = ", ".join(travel.rows.format(f"${number}") for number, travel in enumerate(travels, start=first))
     selected = ", ".join(travel.selected.format(name) for travel, name in zip(travels, names, strict=True))
     by_name = {column.name: (column, name) for column, name in zip(columns, names, strict=True)}
     key = [by_name[name] for name in order]
     start = f"{_into(table, columns, upsert)} SELECT"
     rows = f"FROM ROWS FROM ({makers})"
+    condition = f" WHERE {condition}" if condition else ""
     if not last_of_each:
         ordered = f" ORDER BY {', '.join(comparable(*part) for part in key)}" if key else ""
-        return f"{start} {selected} {rows} AS r ({', '.join(names)}){ordered}{_conflict(columns, upsert)}"
+        return f"{start} {selected} {rows} AS r ({', '.join(names)}){condition}{ordered}{_conflict(columns, upsert)}"
     equal = _told_apart(key)
     return (
         f"{start} DISTINCT ON ({equal}) {selected} {rows} WITH ORDINALITY AS r ({', '.join(names)}, {_NUMBER})"
-        f" ORDER BY {equal}, {_NUMBER} DESC{_conflict(columns, upsert)}"
+        f"{condition} ORDER BY {equal}, {_NUMBER} DESC{_conflict(columns, upsert)}"
     )
 
 

@@ -13,19 +13,27 @@ from etl.postgres.writing.values import ValueRefusedError
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that fill the same columns. `numbers` are their places among all rows."""
+    """Rows that fill the same columns: a list of values for each. `numbers` are their places among all rows."""
 
     columns: tuple[str, ...]
-    records: list[tuple[Any, ...]]
+    cells: list[list[Any]]
     numbers: Sequence[int]
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
     def part(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Some columns of the records. Raises `ValueError` if one is not among them."""
-        places = [self.columns.index(name) for name in columns]
-        if len(places) == 1:
-            (place,) = places
-            return [(record[place],) for record in self.records]
-        return list(map(itemgetter(*places), self.records))
+        """Some columns, row by row. Raises `ValueError` if one is not among them."""
+        return list(zip(*(self.cells[self.columns.index(name)] for name in columns), strict=True))
+
+    def records(self) -> list[tuple[Any, ...]]:
+        """All columns, row by row."""
+        return self.part(self.columns) if self.columns else [()] * len(self)
+
+    def taken(self, places: Sequence[int]) -> Group:
+        """The rows at these places, in this order."""
+        cells = [[column[place] for place in places] for column in self.cells]
+        return Group(self.columns, cells, [self.numbers[place] for place in places])
 
 
 def grouped(table: Table, rows: Sequence[Any]) -> list[Group]:
@@ -34,7 +42,7 @@ def grouped(table: Table, rows: Sequence[Any]) -> list[Group]:
     if set(map(type, rows)) == {dict} and set(map(len, rows)) == {len(first)}:
         columns = tuple(first)
         try:  # in C, and all rows at once
-            return [Group(columns, _records(columns, rows), range(len(rows)))]
+            return [Group(columns, [list(map(itemgetter(name), rows)) for name in columns], range(len(rows)))]
         except KeyError:
             pass
     apart: dict[frozenset[Any], tuple[tuple[str, ...], list[int]]] = {}
@@ -43,15 +51,9 @@ def grouped(table: Table, rows: Sequence[Any]) -> list[Group]:
             raise ValueRefusedError(f"a row for {table.identity} must be a dict, not {type(row).__name__}")
         apart.setdefault(frozenset(row), (tuple(row), []))[1].append(number)
     return [
-        Group(columns, _records(columns, [rows[number] for number in numbers]), numbers)
+        Group(columns, [[rows[number][name] for number in numbers] for name in columns], numbers)
         for columns, numbers in apart.values()
     ]
-
-
-def _records(columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    if len(columns) > 1:
-        return list(map(itemgetter(*columns), rows))
-    return [tuple(row[name] for name in columns) for row in rows]
 
 
 def misfit(table: Table, columns: Sequence[str]) -> tuple[str, str] | None:

@@ -1,0 +1,235 @@
+"""Completing a batch by one statement: when that is done, what it records, and that it is nobody's when it may not be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from etl import BatchProcessingSource, PostgresSink
+from etl.core.run import RunState
+from etl.core.stages import histogram
+from etl.errors import RunLostError
+from etl.postgres.at_once import BUCKET
+from etl.postgres.database import Database
+from etl.postgres.resolution import resolve_sink, resolve_source
+from tests.battery import Db
+from tests.conftest import Where
+from tests.protocol import Scene, counted, failing, faulty, open_scene, written
+
+
+@pytest.fixture
+async def scene(where: Where, database: Database) -> AsyncIterator[Scene]:
+    async with open_scene(where, database) as opened:
+        yield opened
+
+
+async def test_a_batch_without_trouble_is_completed_by_one_statement(scene: Scene, where: Where) -> None:
+    await scene.fill(10)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        batch = await holder.must_claim()
+        before = len(proxy.steps)
+
+        counts = await holder.complete(batch, written(batch, only=range(1, 8)))
+
+        sent = [step.sql for step in proxy.steps[before:] if step.sql and "typeinfo" not in step.sql]
+    assert counted(counts) == {"claimed": 10, "written": 7, "filtered": 3}
+    assert await scene.results() == [*range(1, 8)]
+    assert {1} == {1 for sql in sent if '"etl:fence"' in sql}
+    assert [sql for sql in sent if '"etl:fence"' not in sql] == []
+
+
+async def test_a_batch_of_which_a_row_failed_takes_a_transaction(scene: Scene, where: Where) -> None:
+    await scene.fill(10)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        batch = await holder.must_claim()
+        before = len(proxy.steps)
+
+        counts = await holder.complete(batch, failing(batch, {3: ValueError("no")}))
+
+        sent = [step.sql for step in proxy.steps[before:]]
+    assert counted(counts) == {"claimed": 10, "written": 9, "quarantined": 1}
+    assert [sql for sql in sent if '"etl:fence"' in sql] == []
+    assert [sql for sql in sent if sql.startswith("BEGIN")] != []
+
+
+@pytest.mark.parametrize("fate", ["released", "expired", "replaced", "gone", "done"])
+async def test_a_batch_that_was_taken_away_is_not_completed(scene: Scene, fate: str) -> None:
+    await scene.fill(10)
+    holder = await scene.run()
+    batch = await holder.must_claim()
+    if fate == "done":
+        await holder.complete(batch)
+        await scene.execute("UPDATE src SET status = 'pending'")
+        again = await scene.fetch("SELECT xmin::text::bigint FROM src ORDER BY id")
+        batch.versions = again
+    elif fate == "released":
+        await holder.end(RunState.cancelled)
+    elif fate == "gone":
+        await scene.execute("DELETE FROM etl.batch")
+    else:
+        await holder.die()
+    if fate == "replaced":
+        await (await scene.run()).must_claim()
+
+    if fate == "done":
+        assert counted(await holder.complete(batch)) == {"claimed": 10, "written": 10}, "as recorded"
+    else:
+        with pytest.raises(RunLostError, match=f"batch {batch.token} is {fate}"):
+            await holder.complete(batch)
+
+    assert len(await scene.results()) == (10 if fate == "done" else 0)
+    assert await scene.pending() == [*range(1, 11)]
+
+
+async def test_what_the_statement_records_is_what_a_transaction_would(scene: Scene) -> None:
+    await scene.fill(20)
+    holder = await scene.run()
+
+    await holder.complete(await holder.must_claim())
+    scene.at_once = False
+    await holder.end()
+    in_turn = await scene.run()
+    await in_turn.complete(await in_turn.must_claim())
+
+    one, other = await scene.fetch(
+        "SELECT to_jsonb(b) - '{token,run_id,lo,hi,number,opened_at,ended_at,stages}'::text[] FROM etl.batch b ORDER BY opened_at"
+    )
+    assert other == one
+    stages, others = await scene.fetch("SELECT stages FROM etl.batch ORDER BY opened_at")
+    assert [{**stage, "busy_s": 0, "calls": 0} for stage in others] == [
+        {**stage, "busy_s": 0, "calls": 0} for stage in stages
+    ]
+    assert [1] == [*stages[-1]["calls"].values()]
+    assert 0 < stages[-1]["busy_s"] < 60
+    assert await scene.fetch("SELECT state, ended_at IS NOT NULL, written FROM etl.batch") == [("done", True, 10)] * 2
+
+
+async def test_durations_fall_into_the_same_buckets_as_in_python(db: Db) -> None:
+    durations = [1e-9, 1e-7, 2.3e-7, 0.000_123, 0.01, 0.5, 1.0, 7.77, 3600.0, 90_000.0, 1e6]
+    expected = [next(iter(histogram([seconds]))) for seconds in durations]
+
+    sql = f"SELECT {BUCKET.format('x')} FROM unnest($1::float8[]) WITH ORDINALITY AS r (x, n) ORDER BY n"
+    assert expected == [row[0] for row in await db.fetch(sql, durations)]
+
+
+_APART = "CREATE TABLE dst (id bigint PRIMARY KEY, v text)"
+_TRIGGER = """
+CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER look AFTER {} EXECUTE FUNCTION look()"""
+_PARTS = """
+CREATE TABLE dst (id bigint PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE dst_1 PARTITION OF dst FOR VALUES FROM (0) TO (100)"""
+_LOOKED_AT = {
+    "a trigger on the sink": _APART + ";" + _TRIGGER.format("INSERT ON dst"),
+    "a trigger on the source": _APART + ";" + _TRIGGER.format("UPDATE ON src"),
+    "a trigger on a partition of the sink": _PARTS + ";" + _TRIGGER.format("INSERT ON dst_1 FOR EACH ROW"),
+    "a rule": _APART + "; CREATE RULE silently AS ON INSERT TO dst DO ALSO NOTHING",
+    "policies": _APART + "; ALTER TABLE src ENABLE ROW LEVEL SECURITY",
+}
+_SRC = "CREATE TABLE src (id bigint PRIMARY KEY, v text, status text NOT NULL DEFAULT 'pending');"
+
+
+async def _plain(db: Db, database: Database, ddl: str, sink: str = "dst") -> bool:
+    await db.execute(_SRC + ddl)
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'")
+    async with database.transaction() as connection:
+        _, facts = await resolve_source(connection, source)
+        writer, _ = await resolve_sink(connection, PostgresSink(sink), facts)
+    return writer.insertion([{"id": 1}], 1, "true") is not None
+
+
+@pytest.mark.parametrize("ddl", _LOOKED_AT.values(), ids=_LOOKED_AT)
+async def test_tables_that_look_at_each_other_take_a_transaction(db: Db, database: Database, ddl: str) -> None:
+    assert await _plain(db, database, ddl) is False
+
+
+@pytest.mark.parametrize("sink", ["src", "src_1"])
+async def test_a_sink_that_is_the_source_takes_a_transaction(db: Db, database: Database, sink: str) -> None:
+    parts = """
+    DROP TABLE src;
+    CREATE TABLE src (id bigint PRIMARY KEY, v text, status text NOT NULL DEFAULT 'pending') PARTITION BY RANGE (id);
+    CREATE TABLE src_1 PARTITION OF src FOR VALUES FROM (0) TO (100);
+    CREATE TABLE src_2 PARTITION OF src FOR VALUES FROM (100) TO (200)"""
+
+    assert await _plain(db, database, parts, sink) is False
+
+
+async def test_a_foreign_key_between_the_tables_does_not_matter(db: Db, database: Database) -> None:
+    assert await _plain(db, database, "CREATE TABLE dst (id bigint REFERENCES src, v text)") is True
+
+
+@pytest.mark.parametrize("how", ["many", "array", "copy", "odd"])
+async def test_results_that_take_more_than_one_insert_take_a_transaction(db: Db, database: Database, how: str) -> None:
+    await db.execute(_SRC + "CREATE TABLE dst (id bigint, v text, tags text[], n bigint)")
+    rows: dict[str, list[dict[str, Any]]] = {
+        "many": [{"id": n} for n in range(2501)],
+        "array": [{"id": 1, "tags": ["a"]}],
+        "copy": [{"id": 1}, {"id": 2}],
+        "odd": [{"id": 1}, {"id": 2, "v": "two"}],
+    }
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'")
+    async with database.transaction() as connection:
+        _, facts = await resolve_source(connection, source)
+        sink = PostgresSink("dst", mode="append" if how == "copy" else None)
+        writer, _ = await resolve_sink(connection, sink, facts)
+
+    assert writer.insertion(rows[how], 1, "true") is None
+    assert (writer.insertion([{"id": 1}], 1, "true") is None) is False
+
+
+async def test_sessions_are_read_committed_and_may_write_whatever_the_database_prefers(
+    db: Db, database: Database, where: Where
+) -> None:
+    """A statement by itself has no BEGIN that would say so."""
+    await db.execute(f"ALTER DATABASE \"{where.database}\" SET default_transaction_isolation = 'serializable'")
+    await db.execute(f'ALTER DATABASE "{where.database}" SET default_transaction_read_only = on')
+
+    found = await database.single(
+        "SELECT current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only')"
+    )
+
+    assert found == "read committed off"
+
+
+async def test_documents_and_numbers_arrive_as_they_were_read(scene: Scene, db: Db) -> None:
+    """JSON of a batch is read and written as one document, whole numbers as one text."""
+    documents: list[Any] = [
+        None,
+        {"a": [1, 2.5, None, "ü\u2028"]},
+        [],
+        "text",
+        10**17,
+        True,
+        {"deep": {"er": {}}},
+        "nu\\ll",
+        0.1,
+        {},
+    ]
+    await db.execute("""
+        CREATE TABLE src (id bigint PRIMARY KEY, doc jsonb, plain json, n int, status text NOT NULL DEFAULT 'pending');
+        CREATE TABLE dst (id bigint PRIMARY KEY, doc jsonb, plain json, n int)""")
+    await db.executemany(
+        "INSERT INTO src (id, doc, plain, n) VALUES ($1, $2::text::jsonb, $2::text::json, $3)",
+        [(n - 5, None if d is None else json.dumps(d), (-1) ** n * n * 10**8) for n, d in enumerate(documents)],
+    )
+    holder = await scene.run(source=await scene.source("src"))
+
+    batch = await holder.must_claim()
+
+    def pick(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in ("id", "doc", "plain", "n")}
+
+    counts = await holder.complete(batch, written(batch, result=pick))
+
+    assert counted(counts) == {"claimed": 10, "written": 10}
+    assert (
+        await scene.value("""
+        SELECT count(*) FROM src JOIN dst USING (id)
+         WHERE (src.doc, src.plain::jsonb, src.n) IS NOT DISTINCT FROM (dst.doc, dst.plain::jsonb, dst.n)""")
+        == 10
+    )
