@@ -11,7 +11,7 @@ Whatever the failure was, the transaction finds out: nobody is blamed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -25,7 +25,8 @@ from etl.postgres.user_table import MARKED, UserTable
 
 # The number of a duration's bucket, as `core.stages.histogram` has it; `{}` is the duration in seconds.
 BUCKET = "least(160, greatest(0, ceil(4 * ln(greatest({}, 1e-9) / 1e-7) / ln(2))))::int"
-ALL_MARKED = '"etl:all"'  # one row if every row was marked, no row otherwise
+_FENCE = '"etl:fence"'  # one row if the batch is open, no row otherwise
+_WRITTEN = '"etl:written"'
 
 
 class Insertion(NamedTuple):
@@ -77,19 +78,12 @@ def at_once(finishing: Finishing, batch: Batch, processed: Processed) -> AtOnce 
     table, writer = finishing.table, finishing.writer
     if table is None or not table.done or table.table.deferred_constraints or isinstance(writer, SqlStage):
         return None
-    if finishing.issues or processed.failures or not len(batch):
+    if table.replay or processed.failures or not len(batch):
         return None
-    positions = range(len(batch))
-    parameters = [*table.parameters(batch, positions), batch.key(0), batch.key(len(batch) - 1)]
-    first = len(parameters) + 1
     results = [value for _, value in processed.outputs]
-    stages, insertion = processed.stages, None
+    stages = processed.stages
     if writer is not None:
         stages = [*stages, StageCounts(finishing.sink_name, rows_in=len(results), rows_out=len(results))]
-        if results:
-            insertion = writer.insertion(results, first + _OWN, f"EXISTS (SELECT FROM {ALL_MARKED})")
-            if insertion is None:
-                return None
     counts = Counts(
         claimed=len(batch),
         written=len(batch) - len(processed.filtered),
@@ -97,44 +91,67 @@ def at_once(finishing: Finishing, batch: Batch, processed: Processed) -> AtOnce 
         retried=len(processed.retried),
         batches=1,
     )
-    parameters += [batch.token, counts.claimed, counts.written, counts.filtered, counts.retried]
-    parameters.append([stage.as_json() for stage in stages])
-    if insertion is not None:
+    own = {
+        "token": batch.token,
+        "claimed": counts.claimed,
+        "written": counts.written,
+        "filtered": counts.filtered,
+        "retried": counts.retried,
+        "stages": [stage.as_json() for stage in stages],
+    }
+    if finishing.issues:
+        own |= {"job": finishing.job, "source": batch.source, "run": finishing.run_id}
+    parameters = [*table.parameters(batch, range(len(batch))), batch.key(0), batch.key(len(batch) - 1)]
+    numbered = {name: f"${number}" for number, name in enumerate(own, start=len(parameters) + 1)}
+    parameters += own.values()
+    insertion = None
+    if writer is not None and results:
+        insertion = writer.insertion(results, len(parameters) + 1, f"EXISTS (SELECT FROM {_FENCE})")
+        if insertion is None:
+            return None
         parameters += insertion.parameters
-    return AtOnce(_composed(table, first, None if insertion is None else insertion.sql), parameters, counts)
+    return AtOnce(_composed(table, numbered, None if insertion is None else insertion.sql), parameters, counts)
 
 
-_OWN = 6  # parameters between those of the marks and those of the results
-
-
-def _composed(table: UserTable, first: int, insertion: str | None) -> str:
-    token, claimed, written, filtered, retried, stages = (f"${first + n}" for n in range(_OWN))
-    writing = closing = ""
-    timed = f"{stages}::jsonb"
+def _composed(table: UserTable, own: Mapping[str, str], insertion: str | None) -> str:
+    """Results are written first: a row that the sink refuses has cost no marks then."""
+    stages, written, condition = f"{own['stages']}::jsonb", "", f"EXISTS (SELECT FROM {_FENCE})"
     if insertion is not None:
-        writing = f"""
-), "etl:written" AS (
-{insertion} RETURNING 1"""
-        closing = '\n   AND (SELECT count(*) FROM "etl:written") >= 0'
-        seconds = "extract(epoch FROM clock_timestamp() - m.at)::float8"
-        timed = (
-            f"jsonb_set(jsonb_set({stages}::jsonb, '{{-1,busy_s}}', to_jsonb(round({seconds}::numeric, 6))),"
-            f" '{{-1,calls}}', jsonb_build_object({BUCKET.format(seconds)}, 1))"
+        condition = '(SELECT took IS NOT NULL FROM "etl:timed")'
+        written = f"""
+), {_WRITTEN} AS (
+{insertion} RETURNING 1
+), "etl:timed" AS MATERIALIZED (
+SELECT extract(epoch FROM clock_timestamp() - max(at))::float8 AS took
+  FROM {_FENCE}, (SELECT count(*) FROM {_WRITTEN}) AS all_of_it"""
+        took = '(SELECT took FROM "etl:timed")'
+        stages = (
+            f"jsonb_set(jsonb_set({stages}, '{{-1,busy_s}}', to_jsonb(round({took}::numeric, 6))),"
+            f" '{{-1,calls}}', jsonb_build_object({BUCKET.format(took)}, 1))"
         )
     return f"""
-WITH "etl:fence" AS MATERIALIZED (
-SELECT FROM etl.batch WHERE token = {token}::uuid AND state = 'open' FOR UPDATE
-), {MARKED} AS ({table.done_if('EXISTS (SELECT FROM "etl:fence")')}
-), {ALL_MARKED} AS MATERIALIZED (
-SELECT clock_timestamp() AS at FROM {MARKED} HAVING count(*) = {claimed}::int
-   AND NOT coalesce(bool_or(pending), false){writing}
+WITH {_FENCE} AS MATERIALIZED (
+SELECT clock_timestamp() AS at FROM etl.batch WHERE token = {own["token"]}::uuid AND state = 'open' FOR UPDATE{written}
+), {MARKED} AS ({table.done_if(condition)}
 ), "etl:closed" AS (
-UPDATE etl.batch AS b
-   SET state = 'done', claimed = {claimed}, written = {written}, filtered = {filtered}, quarantined = 0, deferred = 0,
-       vanished = 0, retried = {retried}, stages = {timed}, ended_at = clock_timestamp()
-  FROM {ALL_MARKED} m
- WHERE b.token = {token}::uuid AND b.state = 'open'{closing}
-RETURNING 1
+UPDATE etl.batch
+   SET state = 'done', claimed = {own["claimed"]}, written = {own["written"]}, filtered = {own["filtered"]},
+       quarantined = 0, deferred = 0, vanished = 0, retried = {own["retried"]}, stages = {stages},
+       ended_at = clock_timestamp()
+ WHERE token = {own["token"]}::uuid AND state = 'open'
+   AND (SELECT count(*) = {own["claimed"]}::int AND NOT coalesce(bool_or(pending), false) FROM {MARKED})
+RETURNING 1{_resolved(table, own) if "job" in own else ""}
 )
 SELECT 1 / count(*) FROM "etl:closed"
 """
+
+
+def _resolved(table: UserTable, own: Mapping[str, str]) -> str:
+    """What `sql/resolve_issues.sql` does: rows that were set aside earlier have now been handled."""
+    return f"""
+), "etl:resolved" AS (
+UPDATE etl.row_issue AS "etl:issue"
+   SET state = 'resolved', closed_at = clock_timestamp(), closed_by = {own["run"]}::uuid
+  FROM {table.handled_keys}
+ WHERE "etl:issue".job = {own["job"]}::text AND "etl:issue".source = {own["source"]}::text
+   AND "etl:issue".key = "etl:keys".key AND "etl:issue".state IN ('open', 'deferred')"""

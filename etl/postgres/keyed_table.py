@@ -99,6 +99,14 @@ class KeyedTable:
         return f"${number}::text::{column.type}[]" if _is_bare(column) else f"${number}::text[]"
 
     @property
+    def handled_keys(self) -> str:
+        """The keys of the rows in hand as `"etl:keys" (key)`, each as the framework stores it."""
+        names = [f'"etl:key{n}"' for n, _ in self._numbered]
+        rows = f"unnest({', '.join(self._array(n, column) for n, column in self._numbered)}) AS r ({', '.join(names)})"
+        parts = ", ".join(f"{name}::text" for name in names)
+        return f'(SELECT jsonb_build_array({parts}) AS key FROM {rows}) AS "etl:keys"'
+
+    @property
     def _how_many(self) -> str:
         """The number of rows in hand."""
         return f"cardinality({self._array(1, self.key[0])})"

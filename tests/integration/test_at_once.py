@@ -233,3 +233,26 @@ async def test_documents_and_numbers_arrive_as_they_were_read(scene: Scene, db: 
          WHERE (src.doc, src.plain::jsonb, src.n) IS NOT DISTINCT FROM (dst.doc, dst.plain::jsonb, dst.n)""")
         == 10
     )
+
+
+async def test_a_row_that_had_been_set_aside_and_is_handled_now_is_settled_by_the_same_statement(
+    scene: Scene, where: Where
+) -> None:
+    await scene.fill(10)
+    first = await scene.run()
+    batch = await first.must_claim()
+    await first.complete(batch, failing(batch, {3: ValueError("no"), 5: ValueError("no")}))
+    await first.end()
+    await scene.execute("UPDATE src SET v = 'mended' WHERE id = 3")
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        batch = await holder.must_claim()
+        before = len(proxy.steps)
+
+        counts = await holder.complete(batch)
+
+        assert [step.sql for step in proxy.steps[before:] if '"etl:fence"' in step.sql] != []
+        assert [step.sql for step in proxy.steps[before:] if step.sql.startswith("BEGIN")] == []
+    assert counted(counts) == {"claimed": 1, "written": 1}
+    issues = await scene.fetch("SELECT key ->> 0, state, closed_by = $1 FROM etl.row_issue ORDER BY 1", holder.run_id)
+    assert issues == [("3", "resolved", True), ("5", "open", None)]
