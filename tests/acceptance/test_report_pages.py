@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 from etl.core.report import RunDetail
@@ -26,7 +27,7 @@ from tests.kit import Finished, Project
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-SECTIONS = ["flow", "stages", "timeline", "throughput", "errors", "quarantine", "comparison", "context"]
+SECTIONS = ["flow", "stages", "timeline", "throughput", "errors", "quarantine", "logs", "comparison", "context"]
 
 TABLES = """
     CREATE TABLE src (id bigint PRIMARY KEY, v text, status text NOT NULL DEFAULT 'pending');
@@ -44,6 +45,7 @@ JOBS = r"""
     def clean(context, row):
         if row["id"] % 50 == 0 and row["id"] not in seen:
             seen.add(row["id"])
+            context.logger.warning("row %s is slow", row["id"])
             raise TimeoutError("slow")
         return None if row["id"] % 13 == 0 else {"id": row["id"], "v": row["v"]}
 
@@ -352,8 +354,11 @@ def test_a_page_opens_in_a_browser_without_a_word_to_the_console_or_the_network(
         assert "<script>document.title='owned'</script>" in told
         assert r"\x202e" in told
         assert "hunter2" not in tab.content()
-        _bars_lie_where_batches_were(tab, spans)
-        assert set(SECTIONS) - {"context"} <= reached_by_tab(tab, 60)
+        _bars_lie_where_spans_were(tab, spans)
+        _drawn_out_by_the_keyboard(tab)
+        assert set(SECTIONS) <= reached_by_tab(tab, 120)
+        _only_lines_with_trouble(tab)
+        _as_narrow_as_a_telephone(tab)
         _light_dark_and_print(tab, tmp_path)
 
     assert [] == said
@@ -373,27 +378,58 @@ async def _run_and_write(project: Project, where: Where) -> list[Any]:
         assert 0 == written.code, written.err
         return await db.fetch(
             """
-            SELECT b.number, extract(epoch FROM b.opened_at - r.started_at)::float8 AS start,
-                   extract(epoch FROM b.ended_at - b.opened_at)::float8 AS seconds
-              FROM etl.batch b JOIN etl.run r USING (run_id) WHERE run_id = $1 ORDER BY b.number""",
+            SELECT s.span_id, extract(epoch FROM s.started_at - r.started_at)::float8 AS start,
+                   s.duration_s AS seconds, r.duration_s AS whole, s.name,
+                   r.span_id AS root
+              FROM etl.span s JOIN etl.span r USING (run_id)
+             WHERE s.run_id = $1 AND r.name = 'etl.run' AND s.parent_id = r.span_id ORDER BY s.started_at""",
             ran.json["run_id"],
         )
     finally:
         await db.close()
 
 
-def _bars_lie_where_batches_were(tab: Page, spans: list[Any]) -> None:
-    boxes = {int(bar.get_attribute("data-batch") or 0): bar.bounding_box() for bar in tab.locator("[data-batch]").all()}
-    assert [span["number"] for span in spans] == sorted(boxes)
-    first, last = boxes[spans[0]["number"]], boxes[spans[-1]["number"]]
-    assert first
-    assert last
-    scale = (last["x"] - first["x"]) / (spans[-1]["start"] - spans[0]["start"])  # pixels a second
+def _bars_lie_where_spans_were(tab: Page, spans: list[Any]) -> None:
+    """Claims and batches, measured in the browser against the times that SQL tells."""
+    chart = tab.locator(".zoomable .lanes")
+    whole = chart.locator(f"[data-span='{spans[0]['root']}']").bounding_box()
+    assert whole
+    assert {"etl.claim", "etl.batch"} <= {span["name"] for span in spans}
+    scale = whole["width"] / spans[0]["whole"]  # pixels a second
     for span in spans:
-        box = boxes[span["number"]]
+        box = chart.locator(f"[data-span='{span['span_id']}']").bounding_box()
         assert box
-        assert pytest.approx(first["x"] + scale * (span["start"] - spans[0]["start"]), abs=2) == box["x"]
-        assert pytest.approx(scale * span["seconds"], abs=3) == box["width"]
+        assert pytest.approx(whole["x"] + scale * span["start"], abs=2.5) == box["x"]
+        assert pytest.approx(scale * span["seconds"], abs=4) == box["width"]
+    assert tab.locator(".zoomable .mark").count() > 0, "retries are marked"
+
+
+def _drawn_out_by_the_keyboard(tab: Page) -> None:
+    chart = tab.locator(".zoomable .lanes")
+    before = chart.bounding_box()
+    tab.locator("#zoom-1").focus()
+    tab.keyboard.press("ArrowRight")
+    after = chart.bounding_box()
+    assert before
+    assert after
+    assert pytest.approx(4 * before["width"], rel=0.01) == after["width"]
+    tab.locator("#zoom-4").press("ArrowLeft")
+
+
+def _only_lines_with_trouble(tab: Page) -> None:
+    assert tab.locator("#logs li.calm").first.is_visible()
+    tab.get_by_label("warnings and errors").check()
+    assert tab.locator("#logs li.calm").first.is_hidden()
+    assert tab.locator("#logs li.trouble").first.is_visible()
+    tab.get_by_label("all", exact=True).check()
+
+
+def _as_narrow_as_a_telephone(tab: Page) -> None:
+    size = tab.viewport_size
+    assert size
+    tab.set_viewport_size({"width": 400, "height": 900})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400, "wide things scroll by themselves"
+    tab.set_viewport_size(size)
 
 
 def _light_dark_and_print(tab: Page, folder: Path) -> None:
@@ -403,7 +439,19 @@ def _light_dark_and_print(tab: Page, folder: Path) -> None:
         shots[scheme] = tab.screenshot(path=folder / f"{scheme}.png")
         assert (luminance(tab) > 200) is (scheme == "light")
         assert (luminance(tab) < 60) is (scheme == "dark")
+        assert [] == _barriers(tab)
     assert shots["light"] != shots["dark"]
     tab.emulate_media(media="print")
     assert luminance(tab) > 200, "paper is white, whatever the screen was"
     assert tab.locator("nav").is_hidden()
+
+
+def _barriers(tab: Page) -> list[str]:
+    """What axe-core calls serious or critical for people who cannot see or point well."""
+    tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    found = Axe().run(tab).response["violations"]
+    return [
+        f"{each['id']}: {each['help']}: {[node['html'][:200] for node in each['nodes'][:3]]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
