@@ -6,7 +6,7 @@ The slowest, and some with trouble, are looked at closer, each on a time axis of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from etl.core.comparison import brief
@@ -62,7 +62,8 @@ def lay_out(
     tree = span_tree(traced)
     own = [span for span in tree.top if span.name == BATCH and not span.folded]
     by_number = _by_number(own)
-    numbers = _shown(by_number, recorded, total)
+    looked_at = _looked_at(own, tree, close.batches)
+    numbers = _shown(looked_at, recorded, total)
     ledger = {batch.number: batch for batch in recorded}
     rows = [_batch_lane(by_number.get(number), ledger.get(number), tree, close.inner) for number in numbers]
     rows.sort(key=lambda lane: lane.bars[0].start_s)
@@ -70,7 +71,7 @@ def lay_out(
     return Waterfall(
         max([seconds, 1e-6, *ends]),
         [*overview(tree, folded=len(numbers) < total), *rows],
-        [_closer(span, tree, close) for span in _looked_at(own, tree, close.batches)],
+        [_closer(span, tree, close) for span in looked_at],
         len(numbers),
     )
 
@@ -90,12 +91,12 @@ def _by_number(spans: Sequence[TracedSpan]) -> dict[int, TracedSpan]:
     return found
 
 
-def _shown(spans: Mapping[int, TracedSpan], recorded: Sequence[BatchSpan], total: int) -> list[int]:
-    """The batches that get a lane: all, or the slowest, and those that did not end well."""
+def _shown(looked_at: Sequence[TracedSpan], recorded: Sequence[BatchSpan], total: int) -> list[int]:
+    """The batches that get a lane: all, or those that are looked at closer and those that did not end well."""
     if len(recorded) >= total:
-        return sorted({*(batch.number for batch in recorded)})
-    slowest = sorted(spans, key=lambda number: -spans[number].duration_s)[:SLOWEST]
-    return [*slowest, *(b.number for b in recorded if b.state != "done" and b.number not in slowest)]
+        return sorted({batch.number for batch in recorded})
+    closer = [span.number for span in looked_at if span.number is not None]
+    return sorted({*closer, *(batch.number for batch in recorded if batch.state != "done")})
 
 
 def _batch_lane(span: TracedSpan | None, batch: BatchSpan | None, tree: SpanTree, inner: int) -> Lane:
