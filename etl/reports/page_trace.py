@@ -56,7 +56,7 @@ def _timeline(detail: RunDetail, traced: Traced, room: Room, seconds: float) -> 
             "lanes": [_lane(lane, room) for lane in found.lanes],
             "chart": lanes.draw(found.lanes, found.seconds, label, zoomable=True),
             "closer": [_closer(each, room) for each in found.closer],
-            "seconds": found.seconds,
+            "spanless": found.spanless,
         },
         "batches_shown": found.shown,
     }

@@ -113,7 +113,7 @@ def _notes(span: BatchSpan) -> str:
         f"{span.retried:,} retried" if span.retried else "",
         "replay" if span.replay else "",
         span.state if span.state != "done" else "",
-        f"{span.crashes} crashes" if span.crashes else "",
+        f"{span.crashes} crash{'es' * (span.crashes > 1)}" if span.crashes else "",
     ]
     return "".join(f", {note}" for note in notes if note)
 
@@ -146,7 +146,8 @@ def _axis(seconds: float, axis: tuple[float, float], top: float, bottom: float) 
     for tick in range(int(seconds / step) + 1 if step else 0):
         x = _across(tick * step, seconds, axis)
         yield _LINE.format(x, top - 4, x, bottom, "grid")
-        yield _TEXT.format(x, top - 9, "tick", moment(tick * step))
+        if x < WIDTH - 20:
+            yield _TEXT.format(x, top - 9, "tick", moment(tick * step))
 
 
 def throughput(slices: Sequence[Slice], past: Usual | None, usually: Band | None = None) -> Markup:

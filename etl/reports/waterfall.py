@@ -46,12 +46,13 @@ class Closer:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """The whole picture. `shown` of all batches have a lane of their own."""
+    """The whole picture. `shown` of all batches have a lane of their own, `spanless` left no span."""
 
     seconds: float
     lanes: Sequence[Lane]
     closer: Sequence[Closer] = ()
     shown: int = 0
+    spanless: int = 0
 
 
 def lay_out(
@@ -73,6 +74,7 @@ def lay_out(
         [*overview(tree, folded=len(numbers) < total), *rows],
         [_closer(span, tree, close) for span in looked_at],
         len(numbers),
+        max(0, total - sum(span.folded or 1 for span in tree.top if span.name == BATCH)),
     )
 
 
@@ -133,7 +135,7 @@ def _oddities(batch: BatchSpan) -> list[str]:
         f"{batch.quarantined:,} quarantined" if batch.quarantined else "",
         "replay" if batch.replay else "",
         batch.state if batch.state != "done" else "",
-        f"{batch.crashes} crashes" if batch.crashes else "",
+        f"{batch.crashes} crash{'es' * (batch.crashes > 1)}" if batch.crashes else "",
     ]
     return [each for each in odd if each]
 

@@ -334,9 +334,9 @@ def browser(folder: Path) -> Iterator[Page]:
             context.close()
 
 
-def luminance(tab: Page) -> float:
-    """Of the page's background: 0 is black, 255 white."""
-    colours = re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+def luminance(tab: Page, what: str = "backgroundColor") -> float:
+    """Of the page's background (or its text, "color"): 0 is black, 255 white."""
+    colours = re.findall(r"\d+", tab.evaluate(f"getComputedStyle(document.body).{what}"))
     return sum(map(int, colours[:3])) / 3
 
 
@@ -461,6 +461,9 @@ def _light_dark_and_print(tab: Page, folder: Path) -> None:
     assert shots["light"] != shots["dark"]
     tab.emulate_media(media="print")
     assert luminance(tab) > 200, "paper is white, whatever the screen was"
+    assert luminance(tab, "color") < 60, "and ink is dark"
+    tab.set_viewport_size({"width": 760, "height": 1000})
+    assert [] == tab.eval_on_selector_all(".wide, .track", "all => all.map(e => e.scrollWidth).filter(w => w > 760)")
     assert tab.locator("nav").is_hidden()
 
 
