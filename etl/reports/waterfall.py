@@ -15,6 +15,7 @@ from etl.core.report import BatchSpan
 from etl.reports.lanes import Bar, Lane
 from etl.reports.overview import folded_bar, folded_words, overview, span_bar
 from etl.reports.span_tree import SpanTree, kind_of, name_of, span_tree
+from etl.reports.words import rows
 
 SLOWEST = 20
 
@@ -66,12 +67,12 @@ def lay_out(
     looked_at = _looked_at(own, tree, close.batches)
     numbers = _shown(looked_at, recorded, total)
     ledger = {batch.number: batch for batch in recorded}
-    rows = [_batch_lane(by_number.get(number), ledger.get(number), tree, close.inner) for number in numbers]
-    rows.sort(key=lambda lane: lane.bars[0].start_s)
+    listed = [_batch_lane(by_number.get(number), ledger.get(number), tree, close.inner) for number in numbers]
+    listed.sort(key=lambda lane: lane.bars[0].start_s)
     ends = [span.end_s for span in (*tree.top, *([tree.root] if tree.root else []))]
     return Waterfall(
         max([seconds, 1e-6, *ends]),
-        [*overview(tree, folded=len(numbers) < total), *rows],
+        [*overview(tree, folded=len(numbers) < total), *listed],
         [_closer(span, tree, close) for span in looked_at],
         len(numbers),
         max(0, total - sum(span.folded or 1 for span in tree.top if span.name == BATCH)),
@@ -126,7 +127,7 @@ def _inner_bar(span: TracedSpan) -> Bar:
 
 def batch_words(batch: BatchSpan) -> str:
     """Rows, time, and what was out of the ordinary."""
-    return ", ".join([f"{batch.claimed:,} rows", brief(max(0.0, batch.end_s - batch.start_s)), *_oddities(batch)])
+    return ", ".join([rows(batch.claimed), brief(max(0.0, batch.end_s - batch.start_s)), *_oddities(batch)])
 
 
 def _oddities(batch: BatchSpan) -> list[str]:
@@ -141,7 +142,7 @@ def _oddities(batch: BatchSpan) -> list[str]:
 
 
 def _span_words(span: TracedSpan, batch: BatchSpan | None, retries: int) -> str:
-    parts = [] if span.rows is None else [f"{span.rows:,} rows"]
+    parts = [] if span.rows is None else [rows(span.rows)]
     parts.append(brief(span.duration_s))
     parts += _oddities(batch) if batch is not None else _retried(retries)
     if span.failed:

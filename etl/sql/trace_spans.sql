@@ -36,7 +36,7 @@ SELECT span_id, parent_id, left(name, 200) AS name, failed, left(status, 1000) A
                    left(e ->> 'name', 200), e ->> 'at', left(e -> 'attributes' ->> 'etl.row.key', 200),
                    left(e -> 'attributes' ->> 'etl.stage.name', 200),
                    left(e -> 'attributes' ->> 'exception.type', 200),
-                   left(e -> 'attributes' ->> 'exception.message', 1000)) ORDER BY n)
+                   left(e -> 'attributes' ->> 'exception.message', 600)) ORDER BY n)
           FROM jsonb_array_elements(events) WITH ORDINALITY AS listed (e, n)
          WHERE n <= 20) AS events
   FROM found
