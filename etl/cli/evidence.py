@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 from etl.app import Application
@@ -15,6 +14,7 @@ from etl.core.run import Run
 from etl.jobs import FoundJobs
 from etl.postgres.claim_plan import claim_plan, server_version
 from etl.postgres.trace_store import PostgresTraceStore
+from etl.telemetry.providers import package_version
 
 
 async def evidence_of(application: Application, found: FoundJobs, run: Run) -> Evidence:
@@ -24,7 +24,7 @@ async def evidence_of(application: Application, found: FoundJobs, run: Run) -> E
         await _claim(application, found, run),
         _settings(application, found, run.job),
         {
-            "pg-etl": version("pg-etl"),
+            "pg-etl": package_version(),
             "Python": platform.python_version(),
             "PostgreSQL": await server_version(application.database),
         },

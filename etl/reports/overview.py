@@ -30,7 +30,8 @@ def overview(tree: SpanTree, *, folded: bool) -> list[Lane]:
 
 def span_bar(span: TracedSpan) -> Bar:
     """A span that stands for itself."""
-    title = f"{name_of(span)}: {brief(span.duration_s)}" + (f", failed: {span.status}" if span.failed else "")
+    title = f"{name_of(span)}: {brief(span.duration_s)}"
+    title += f", failed: {span.status or 'no reason given'}" if span.failed else ""
     marks = [event.at_s for event in span.retries]
     return Bar(span.start_s, span.end_s, kind_of(span), title, marks=marks, span=span.span_id, failed=span.failed)
 

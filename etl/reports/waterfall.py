@@ -186,7 +186,7 @@ def _close_lane(depth: int, span: TracedSpan) -> Lane:
 
 def _words_of(span: TracedSpan, event: Happening | None) -> str:
     if event is None:
-        return f"{name_of(span)} failed: {span.status}"
+        return f"{name_of(span)} failed" + (f": {span.status}" if span.status else "")
     named = event.name.removeprefix("etl.").replace(".", " ")
     about = f" {event.key}" if event.key else ""
     where = f" in {event.stage}" if event.stage else ""

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from etl import BatchProcessingSource, Pipeline, PPrintSink
-from etl.postgres.claim_plan import claim_plan
+from etl.postgres.claim_plan import _BRIEFLY, claim_plan
 from etl.postgres.database import Database
 from etl.postgres.telemetry_store import PostgresTelemetryStore
 from etl.postgres.trace_store import LINES, SLOWEST, PostgresTraceStore
@@ -147,3 +147,20 @@ async def test_what_cannot_be_planned_says_why_and_keeps_nobody_waiting(database
     assert 'column "colour" does not exist' in wrong.problem
     assert "Idle is no table source" in plain.problem
     assert "another session has the table locked" in locked.problem
+
+
+async def test_a_planner_that_does_not_come_to_an_end_is_not_waited_for(
+    database: Database, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that is declared immutable is called while the server plans."""
+    await db.execute(TABLE)
+    await db.execute(BATCH, RUN, '["1"]', '["400"]')
+    await db.execute(
+        "CREATE FUNCTION for_ever() RETURNS boolean LANGUAGE plpgsql IMMUTABLE"
+        " AS $$ BEGIN PERFORM pg_sleep(3600); RETURN true; END $$"
+    )
+    monkeypatch.setattr("etl.postgres.claim_plan._BRIEFLY", _BRIEFLY.replace("'2s'", "'200ms'"))
+
+    told = await claim_plan(database, a_plan_job(**{**MARKED, "pending": "status = 'pending' AND for_ever()"}), RUN)
+
+    assert "did not come to a plan" in told.problem
