@@ -251,7 +251,7 @@ async def test_a_run_of_ten_thousand_batches_is_reported_fast_and_on_less_than_a
     html = page.read_text()
     assert len(html.encode()) < LIMIT
     text = text_of(html)
-    assert "10,000 batches, 23 of them one by one: the slowest, and those that did not end well." in text
+    assert "10,000 batches, 23 of them one by one: the slowest, and those with trouble or without an end." in text
     assert re.search(r"10,000 batches, 9,\d\d\d folded, 3 failed", text)
     assert "200 of 10,000 lines; 9,800 are left out" in text
     assert 23 == html.count("data-batch=")
