@@ -15,7 +15,8 @@ from rich.console import Console
 
 from etl import demo
 from etl.app import Application
-from etl.cli.session import program, say, screen_width, show_json, with_application
+from etl.cli.evidence import evidence_of
+from etl.cli.session import jobs_here, program, say, screen_width, show_json, with_application
 from etl.config import Settings
 from etl.core.comparison import compare
 from etl.core.pipeline import Pipeline
@@ -38,7 +39,7 @@ def report(
     """One run: the screen, or JSON, or a page; `against`: beside another run of its job."""
     if open_it and page is None:
         raise ConfigurationError("there is no page to open", setting="--open", remedy="add --html FILE")
-    found = find_jobs(settings.jobs, Path.cwd())
+    found = jobs_here(settings, quiet=True, refuse=False)
 
     async def main(application: Application) -> None:
         store = PostgresReportStore(application.database)
@@ -144,9 +145,10 @@ async def _write_page(
         detail,
         report=replace(detail.report, outlook=await outlook_of(application, found, job)),
         other=None if other_id is None else await store.report(other_id),
-        context=run_context(detail.report.run, application.settings, found.pipelines.get(job)),
+        context=run_context(detail.report.run, found.pipelines.get(job)),
     )
-    text = render_page(detail, program="etl", written_at=datetime.now(UTC))
+    evidence = await evidence_of(application, found, detail.report.run)
+    text = render_page(detail, program="etl", written_at=datetime.now(UTC), evidence=evidence)
     await asyncio.to_thread(_write, page, text)
     say(f"wrote {page}")
 

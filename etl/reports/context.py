@@ -1,4 +1,4 @@
-"""What a run ran with: its own record, its job's definition, the settings of the process that writes the report."""
+"""What a run ran with: its own record and its job's definition."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from etl.config import Settings
 from etl.core.pipeline import Pipeline
-from etl.core.run import Run
+from etl.core.run import CONTINUATION, DEFERRED, MANUAL, RECOVERY, REPLAY, Run
 from etl.core.sanitise import redact
 from etl.core.table_source import TableSource
 from etl.durations import format_duration
 
 
-def run_context(run: Run, settings: Settings, pipeline: Pipeline | None) -> list[tuple[str, str]]:
+def run_context(run: Run, pipeline: Pipeline | None) -> list[tuple[str, str]]:
     """Names and values in reading order; what is not set is left out, and the database's URL never in it."""
     facts: dict[str, Any] = {
         "run": run.run_id,
-        "trigger": run.trigger,
+        "cause": _cause(run),
         "scheduled for": run.scheduled_for,
         "queued": run.queued_at,
         "started": run.started_at,
@@ -33,12 +32,23 @@ def run_context(run: Run, settings: Settings, pipeline: Pipeline | None) -> list
         "host": run.host and f"{run.host} (pid {run.pid})",
         "trace": run.trace_id,
         **_definition(pipeline),
-        **{
-            f"setting {name} (as of this report)": getattr(settings, name)
-            for name in ("lease", "grace", "max_runs", "pooled", "connections", "history", "pools")
-        },
     }
     return [(name, redact(_text(value))) for name, value in facts.items() if value not in (None, {}, "")]
+
+
+_CAUSES = {
+    MANUAL: "by hand",
+    REPLAY: "rows in quarantine, asked back",
+    RECOVERY: "what another run left when its process died",
+    DEFERRED: "rows that were to be tried again later",
+    CONTINUATION: "what another run left at its end",
+}
+
+
+def _cause(run: Run) -> str:
+    if run.trigger in _CAUSES:
+        return f"{run.trigger}: {_CAUSES[run.trigger]}"
+    return f"trigger {run.trigger}" + (" (messages)" if run.serves_messages else "")
 
 
 def _definition(pipeline: Pipeline | None) -> Mapping[str, Any]:

@@ -16,12 +16,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from etl.core.comparison import brief, compare
+from etl.core.evidence import Evidence
+from etl.core.habits import duration_band, rate_band, usual_facts
 from etl.core.report import ErrorGroup, RunDetail, SetAside, against_usual, rate, verdict
 from etl.core.run import Run
 from etl.core.sanitise import redact, showable
 from etl.core.stages import StageCounts, quantile
 from etl.durations import format_duration
 from etl.reports import svg, words
+from etl.reports.page_trace import Room, cut, evidence_facts, tail
+from etl.reports.waterfall import Close
 
 LIMIT = 1_000_000  # bytes
 _CUT = "... ({:,} characters in all)"
@@ -36,16 +40,24 @@ class _Room:
     groups: int
     traceback: int
     text: int
+    evidence: Room
 
 
-_ROOMS = (_Room(50, 2_000, 20, 6_000, 600), _Room(50, 600, 12, 2_000, 300), _Room(15, 200, 8, 600, 120))
+_ROOMS = (
+    _Room(50, 2_000, 20, 6_000, 600, Room(Close(), lines=300, text=600, sql=12_000)),
+    _Room(50, 600, 12, 2_000, 300, Room(Close(spans=20, notes=6, inner=6), lines=150, text=200, sql=6_000)),
+    _Room(15, 200, 8, 600, 120, Room(Close(batches=10, spans=8, notes=3, inner=3), lines=60, text=100, sql=2_000)),
+)
 
 
-def render_page(detail: RunDetail, *, program: str, written_at: datetime) -> str:
+def render_page(detail: RunDetail, *, program: str, written_at: datetime, evidence: Evidence | None = None) -> str:
     """The page as HTML text of less than `LIMIT` bytes; commands to type begin with `program`."""
     text = ""
+    template = _environment().get_template("page.html.j2")
     for room in _ROOMS:
-        text = _environment().get_template("page.html.j2").render(_facts(detail, room, program, written_at))
+        facts = _facts(detail, room, program, written_at)
+        facts |= evidence_facts(detail, evidence or Evidence(), room.evidence, _seconds(detail))
+        text = template.render(facts)
         if len(text.encode("utf-8", "backslashreplace")) < LIMIT:
             break
     return text
@@ -81,7 +93,6 @@ def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -
     report = detail.report
     run = report.run
     past = report.usual
-    total = detail.batches_total
     comparison = None if detail.other is None else compare(report, detail.other)
     return {
         "run": run,
@@ -92,30 +103,28 @@ def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -
         "books": words.books(run),
         "off": run.state.is_final and not run.counts.balanced,
         "rate": rate(run),
-        "error": _cut(run.error, room.text) if run.error else None,
+        "error": cut(run.error, room.text) if run.error else None,
         "outlook": report.outlook,
         "backlog": words.backlog(report.outlook) if report.outlook else None,
         "fires": words.upcoming(report.outlook) if report.outlook else None,
         "commands": words.follow_up(report, program),
         "flow": svg.row_flow(run.counts) if run.counts.claimed else None,
         "stages": [_stage(stage, report.stages) for stage in report.stages],
-        "timeline": svg.waterfall(detail.batches, _seconds(detail), report.slices, detail.batches_total)
-        if detail.batches
-        else None,
-        "batches_shown": len(detail.batches),
-        "batches_total": total,
         "busy_s": detail.batches_busy_s,
-        "throughput": svg.throughput(report.slices, past) if report.slices else None,
+        "rates": rate_band(report.former),
+        "throughput": svg.throughput(report.slices, past, rate_band(report.former)) if report.slices else None,
         "groups": [_group(group, room, run, program) for group in report.errors[: room.groups]],
         "groups_total": len(report.errors),
-        "gone": [(each, _cut(each.example, room.text)) for each in report.gone[: room.groups]],
+        "gone": [(each, cut(each.example, room.text)) for each in report.gone[: room.groups]],
         "set_aside": [_row(row, room) for row in detail.set_aside[: room.rows]],
         "set_aside_total": detail.set_aside_total,
         "replay": f"{program} replay {run.job} --run {str(run.run_id)[:8]}",
         "history": svg.history([*reversed(report.former), run], past) if report.former else None,
         "former": [(each, rate(each)) for each in report.former[:10]],
         "comparison": comparison,
-        "context": [(name, _cut(value, room.payload)) for name, value in detail.context],
+        "usual_facts": usual_facts(report.former),
+        "bullet": svg.bullet(run.duration_s, duration_band(report.former)) if run.duration_s else None,
+        "context": [(name, cut(value, room.payload)) for name, value in detail.context],
         "written_at": written_at,
         "marks": _OUTCOME_MARKS,
     }
@@ -146,8 +155,8 @@ def _stage(stage: StageCounts, stages: Sequence[StageCounts]) -> dict[str, Any]:
 def _group(group: ErrorGroup, room: _Room, run: Run, program: str) -> dict[str, Any]:
     return {
         "group": group,
-        "example": _cut(group.example, room.text),
-        "traceback": _tail(group.traceback, room.traceback) if group.traceback else None,
+        "example": cut(group.example, room.text),
+        "traceback": tail(group.traceback, room.traceback) if group.traceback else None,
         "replay": words.replay_command(run, group.error_type, program) if group.open_rows else None,
     }
 
@@ -155,8 +164,8 @@ def _group(group: ErrorGroup, room: _Room, run: Run, program: str) -> dict[str, 
 def _row(row: SetAside, room: _Room) -> dict[str, Any]:
     return {
         "row": row,
-        "key": _cut(row.key, 200),
-        "message": _cut(row.message, room.text),
+        "key": cut(row.key, 200),
+        "message": cut(row.message, room.text),
         "payload": None if row.payload is None else _payload(row.payload, row.payload_size, room.payload),
     }
 
@@ -167,17 +176,6 @@ def _payload(text: str, size: int, limit: int) -> str:
         text = json.dumps(json.loads(text), ensure_ascii=False, indent=2)
     blanked = redact(text)
     return blanked if len(blanked) <= 2 * limit and size <= limit else blanked[:limit] + _CUT.format(size)
-
-
-def _cut(text: str, limit: int) -> str:
-    text = redact(text)
-    return text if len(text) <= limit else text[:limit] + _CUT.format(len(text))
-
-
-def _tail(text: str, limit: int) -> str:
-    """The end of a traceback says what happened."""
-    text = redact(text)
-    return text if len(text) <= limit else f"... {text[-limit:]}"
 
 
 def _moment(moment: datetime | None) -> str:

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from etl.core.counts import Counts
+from etl.core.habits import Band
 from etl.core.report import BatchSpan, Slice, Usual, fewer, rate
 from etl.core.run import Run
 from etl.durations import format_duration
+from etl.reports.axis import moment, nice_step
 from etl.reports.words import OUTCOMES, batches, one_line
 
 WIDTH = 960
@@ -111,7 +113,7 @@ def _notes(span: BatchSpan) -> str:
         f"{span.retried:,} retried" if span.retried else "",
         "replay" if span.replay else "",
         span.state if span.state != "done" else "",
-        f"{span.crashes} crashes" if span.crashes else "",
+        f"{span.crashes} crash{'es' * (span.crashes > 1)}" if span.crashes else "",
     ]
     return "".join(f", {note}" for note in notes if note)
 
@@ -144,32 +146,17 @@ def _axis(seconds: float, axis: tuple[float, float], top: float, bottom: float) 
     for tick in range(int(seconds / step) + 1 if step else 0):
         x = _across(tick * step, seconds, axis)
         yield _LINE.format(x, top - 4, x, bottom, "grid")
-        yield _TEXT.format(x, top - 9, "tick", _moment(tick * step))
+        if x < WIDTH - 20:
+            yield _TEXT.format(x, top - 9, "tick", moment(tick * step))
 
 
-def nice_step(rough: float) -> float:
-    """The next number of the kind 1, 2, 5, 10 (60, 300, 600 ... for more than a minute) that is not smaller."""
-    if rough <= 0:
-        return 0.0
-    if rough > 30:
-        return next((step for step in (60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200) if step >= rough), 86400.0)
-    size = 10.0 ** math.floor(math.log10(rough))
-    return next(step * size for step in (1, 2, 5, 10) if step * size >= rough * (1 - 1e-9))
-
-
-def _moment(seconds: float) -> str:
-    if seconds >= 60:
-        return format_duration(seconds)
-    return f"{seconds:g} s" if seconds >= 1 or not seconds else f"{seconds * 1000:g} ms"
-
-
-def throughput(slices: Sequence[Slice], past: Usual | None) -> Markup:
-    """Rows a second in each part of the run, rows set aside as ticks below, the usual rate as a line."""
+def throughput(slices: Sequence[Slice], past: Usual | None, usually: Band | None = None) -> Markup:
+    """Rows a second in each part of the run, rows set aside as ticks below, the usual rate as a line in its band."""
     seconds = slices[-1].end_s
     slices = fewer(slices, sum(each.batches for each in slices) // 2)
     top, bottom = 24.0, 170.0
     axis = 70.0, float(WIDTH)
-    peak = max(1e-9, past.rate if past else 0.0, *(each.rate for each in slices))
+    peak = max(1e-9, past.rate if past else 0.0, usually.high if usually else 0.0, *(each.rate for each in slices))
     parts = [*_axis(seconds, axis, top, bottom)]
     for share in (0.5, 1.0):
         y = bottom - (bottom - top - 10) * share
@@ -185,14 +172,37 @@ def throughput(slices: Sequence[Slice], past: Usual | None) -> Markup:
         if each.quarantined:
             parts.append(_RECT.format(x, bottom + 4, max(2.0, end - x - 1), 8, "aside", "",
                                       _TITLE.format(f"{each.quarantined:,} quarantined")))  # fmt: skip
+    if usually:
+        high, low = ((bottom - top - 10) * value / peak for value in (usually.high, usually.low))
+        title = f"the middle half of former runs: {usually.low:,.0f} to {usually.high:,.0f} rows/s"
+        parts.append(_RECT.format(axis[0], bottom - high, axis[1] - axis[0], max(1.0, high - low), "band", "",
+                                  _TITLE.format(title)))  # fmt: skip
     parts.append(_LINE.format(axis[0], bottom, axis[1], bottom, "ground"))
     if past:
         y = bottom - (bottom - top - 10) * past.rate / peak
-        parts += [_LINE.format(axis[0], y, axis[1], y, "usual"),
-                  _TEXT.format(axis[0] + 4, y - 4, "usual-word", f"usual {past.rate:,.0f}/s")]  # fmt: skip
+        parts.append(_LINE.format(axis[0], y, axis[1], y, "usual"))
     if any(each.quarantined for each in slices):
         parts.append(_TEXT.format(0, bottom + 12, "quiet", "set aside"))
     return _svg(bottom + 18, f"rows a second over {format_duration(seconds)}, at most {peak:,.0f}", "throughput", parts)
+
+
+def bullet(seconds: float, usually: Band | None) -> Markup | None:
+    """How long a run took beside what is usual: a bar, the band of the middle half, a line at the median."""
+    if usually is None:
+        return None
+    longest, wide = 1.05 * max(seconds, usually.high), WIDTH / 3
+    low, middle, high, own = (wide * each / longest for each in (usually.low, usually.middle, usually.high, seconds))
+    said = (
+        f"{format_duration(seconds)}; usual {format_duration(usually.middle)},"
+        f" mostly {format_duration(usually.low)} to {format_duration(usually.high)}"
+    )
+    parts = [
+        _RECT.format(0, 2, wide, 14, "track", "", ""),
+        _RECT.format(low, 2, max(2.0, high - low), 14, "band", "", ""),
+        _RECT.format(0, 6, own, 6, "bar fine", "", ""),
+        _LINE.format(middle, 0, middle, 18, "usual"),
+    ]
+    return _FRAME.format(math.ceil(wide), 18, said, "bullet", Markup("").join(parts))
 
 
 def history(runs: Sequence[Run], past: Usual | None) -> Markup:

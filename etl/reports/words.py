@@ -67,6 +67,11 @@ def batches(number: int) -> str:
     return f"{number:,} {'batch' if number == 1 else 'batches'}"
 
 
+def rows(number: int) -> str:
+    """`1,000 rows`."""
+    return f"{number:,} {'row' if number == 1 else 'rows'}"
+
+
 def group_text(group: ErrorGroup) -> str:
     """An error group on one line."""
     return one_line(f"{group.error_type} in {group.stage}: {group.example}")
