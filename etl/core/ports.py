@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+from etl.core.backlog import BacklogBook, Took
 from etl.core.batch import Batch, Processed
 from etl.core.context import BatchContext
 from etl.core.counts import Counts
@@ -99,6 +100,7 @@ class RunEnd:
     positions: Mapping[str, list[str]] = field(default_factory=dict)  # source -> where the next sweep may begin
     continue_as: UUID | None = None  # queue another run for what is left, under this id
     may_fold: bool = False  # if it found nothing, one row of history is enough for it and the one before
+    took: Took = field(default_factory=Took)
 
 
 class RunStore(Protocol):
@@ -119,7 +121,7 @@ class RunStore(Protocol):
         """Start the oldest queued run of these jobs here for which there is a place."""
 
     async def note_trace(self, run: Run) -> None:
-        """Note the trace a run belongs to, and where in it the run is."""
+        """Note the trace a run belongs to, where in it the run is, and by what code it is."""
 
     async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
         """Release what is held and end the run. Raises `RunLostError` if it is not this worker's any more."""
@@ -329,6 +331,7 @@ class Bound:
 
     source: BatchSource | None
     events: EventRecorder | None
+    backlog: BacklogBook | None = None
 
 
 class Binder(Protocol):

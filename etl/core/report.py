@@ -31,8 +31,9 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorGroup:
-    """Rows that were set aside for the same reason: stage, type, message with its variable parts masked (`pattern`).
+    """Rows that were set aside for the same reason (`fingerprint`): stage, type, file and function, masked message.
 
+    `frame`: the innermost line of the user's own code, as `jobs/flights.py:41 in to_utc`, of the first of them.
     `standing` is None where there are no former runs to compare with.
     """
 
@@ -43,14 +44,15 @@ class ErrorGroup:
     rows: int
     open_rows: int
     key: str
-    pattern: str = ""
+    fingerprint: str | None = None
+    frame: str | None = None
     traceback: str | None = None
     standing: Standing | None = None
 
     @property
-    def reason(self) -> tuple[str, str, str]:
+    def reason(self) -> tuple[str, str, str | None]:
         """What makes two groups of two runs the same."""
-        return (self.stage, self.error_type, self.pattern)
+        return (self.stage, self.error_type, self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +61,16 @@ class FormerError:
 
     stage: str
     error_type: str
-    pattern: str
+    fingerprint: str
     example: str
-    rows: int
     runs: int
     last_seen: datetime
     in_last: bool
 
     @property
-    def reason(self) -> tuple[str, str, str]:
+    def reason(self) -> tuple[str, str, str | None]:
         """As of `ErrorGroup`."""
-        return (self.stage, self.error_type, self.pattern)
+        return (self.stage, self.error_type, self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from etl.core.backlog import Backlog
 from etl.core.counts import Counts
 from etl.core.message import Message
 
@@ -97,6 +98,18 @@ class Run:
     pid: int | None = None
     lost: bool = False
     counts: Counts = field(default_factory=Counts)
+    code_version: str | None = None
+    backlog_before: Backlog | None = None
+    backlog_after: Backlog | None = None
+    database_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def lateness_s(self) -> float | None:
+        """Seconds from the time it was scheduled for to its start."""
+        if self.scheduled_for is None or self.started_at is None:
+            return None
+        return (self.started_at - self.scheduled_for).total_seconds()
 
 
 def final_state(counts: Counts, *, stopped: RunState | None) -> RunState:

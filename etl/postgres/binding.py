@@ -9,6 +9,7 @@ from etl.core.pipeline import Pipeline
 from etl.core.ports import Bound, WorkerIdentity
 from etl.core.run import REPLAY, Run
 from etl.core.table_source import TableSource
+from etl.postgres.backlog import SourceBacklog
 from etl.postgres.check import checked
 from etl.postgres.claim import Claimant
 from etl.postgres.claimed_table import ClaimedTable
@@ -50,7 +51,8 @@ class PostgresBinder:
             batch_size=most_rows(pipeline.source.batch_size),
         )
         claims = ShardedTable if resolved.source.shards else ClaimedTable
-        return Bound(claims(self._database, claimant, resolved.writer, pipeline.sink.name), None)
+        backlog = SourceBacklog(self._database, resolved.source, run.run_id)
+        return Bound(claims(self._database, claimant, resolved.writer, pipeline.sink.name, backlog), None, backlog)
 
     def forget(self, pipeline: Pipeline) -> None:
         """Look again next time."""

@@ -12,6 +12,7 @@ from etl.core.batch import Batch, Processed
 from etl.core.counts import Counts
 from etl.errors import RunLostError
 from etl.postgres.at_once import Finishing, RowWriter
+from etl.postgres.backlog import SourceBacklog
 from etl.postgres.claim import Claimant
 from etl.postgres.claims import Claims
 from etl.postgres.completion import Completion
@@ -27,12 +28,20 @@ Writer: TypeAlias = RowWriter | SqlStage | None
 class ClaimedTable:
     """`core.ports.BatchSource`: one run's claims on a table, and their completion."""
 
-    def __init__(self, database: Database, claimant: Claimant, writer: Writer, sink_name: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        claimant: Claimant,
+        writer: Writer,
+        sink_name: str,
+        backlog: SourceBacklog | None = None,
+    ) -> None:
         self._database = database
         self._claimant = claimant
         self._claims = _claims(database, claimant)
         self._writer = writer
         self._sink_name = sink_name
+        self._backlog = backlog
 
     @property
     def name(self) -> str:
@@ -67,6 +76,16 @@ class ClaimedTable:
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers."""
         await self._claims.begin_sweep(use_hint=use_hint)
+        await self._look_at_backlog(self._claims)
+
+    async def _look_at_backlog(self, claims: Claims) -> None:
+        """Note what the run has before it; what a sweep found to be nothing need not be counted."""
+        if self._backlog is None:
+            return
+        if claims.found_some:
+            await self._backlog.begin()
+        elif not (self._claimant.table.shards or self._claimant.table.replay):
+            self._backlog.nothing()
 
     async def next(self, token: UUID, most: int) -> Batch | None:
         """Claim the next batch."""

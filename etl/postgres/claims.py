@@ -67,6 +67,11 @@ class Claims:
         return self._claimant.table
 
     @property
+    def found_some(self) -> bool:
+        """Whether there were rows in question when the sweep began."""
+        return self._end is not None
+
+    @property
     def hint(self) -> Key | None:
         """Where the job's next sweep of this source may begin; None if this one has nothing new to say."""
         if self.table.replay or self.table.leading:

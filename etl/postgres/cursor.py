@@ -98,6 +98,12 @@ class CursorClaims(Claims):
     """All claims of one run: a sweep from the end of what is covered without a gap up to the horizon."""
 
     claim_type: ClassVar[type[Claim]] = CursorClaim
+    _held_back = False
+
+    @property
+    def found_some(self) -> bool:
+        """Whether there were rows when the sweep began, be they beyond the horizon."""
+        return bool(self._segments) or self._held_back
 
     @property
     def hint(self) -> Key | None:
@@ -110,6 +116,7 @@ class CursorClaims(Claims):
         if outlook.holder is not None:
             facts = {"run_id": str(self._claimant.run_id), "job": self._claimant.job}
             logger.warning("the cursor is held back: %s; rows written since then wait", outlook.holder, extra=facts)
+        self._held_back = outlook.held_back
         end, reached = await self._database.unit(self._survey, local=self.table.planning)
         self._segments = () if end is None else (Segment(reached, end),)
 

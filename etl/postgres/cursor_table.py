@@ -110,6 +110,17 @@ SELECT CASE WHEN EXISTS (SELECT 1 FROM reached)
 """
 
     @cached_property
+    def waiting(self) -> str:
+        """-> 1 for each of them."""
+        reached = f"{self._covered('1')} AND upto IS NOT NULL"
+        upto = f"SELECT {', '.join(self._parts_of_json('upto'))} FROM etl.covered"
+        covered = f"WHERE source = {quote_literal(self.name)} AND after IS NULL AND upto IS NOT NULL"
+        return f"""
+SELECT 1 FROM {self._table} WHERE {self._left} AND {self._own_row} > ({upto} {covered})
+ UNION ALL
+SELECT 1 FROM {self._table} WHERE {self._left} AND NOT EXISTS ({reached})"""
+
+    @cached_property
     def complete(self) -> str:
         """Marks nothing: tells which rows are there still. The batch's range says that they are done."""
         pending = "" if self.replay else f"\n   AND {self._left}"

@@ -23,6 +23,7 @@ import asyncpg
 from etl.core.faults import Fault
 from etl.core.retry import full_jitter
 from etl.core.sanitise import redact
+from etl.core.spent import SPENT
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
 from etl.postgres.codecs import set_codecs
 from etl.postgres.faults import classify, sqlstate_of
@@ -142,6 +143,7 @@ class Database:
         """
         assert self._pool is not None, "the database is not open"
         async with self._pool.acquire() as connection:
+            began = time.perf_counter()
             try:
                 await connection.execute(f"{self._begin}; {local}" if local else self._begin)
                 yield connection
@@ -152,6 +154,9 @@ class Database:
             except BaseException as error:
                 await _abandon(connection, error)
                 raise
+            finally:
+                if (spent := SPENT.get()) is not None:
+                    spent.database_s += time.perf_counter() - began
 
     async def single(self, sql: str, *parameters: Any) -> Any:
         """One statement that is a transaction by itself; its one value. Not behind a pooling proxy, where nobody knows

@@ -12,6 +12,7 @@ import asyncpg
 
 from etl.core.batch import Batch, Failure
 from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
+from etl.core.fingerprint import fingerprint, own_frame
 from etl.core.sanitise import PAYLOAD_LIMIT, json_payload
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
@@ -126,6 +127,8 @@ class Quarantine:
         held: list[bool],
     ) -> None:
         chosen = [failures[position] for position in positions]
+        error = state == "open"  # what is deferred is only late
+        frames = [own_frame(failure.error.traceback) if error else None for failure in chosen]
         await self._connection.execute(
             statement("insert_issues"),
             self._job,
@@ -144,6 +147,8 @@ class Quarantine:
             [failure.attempts for failure in chosen],
             [rows[position].payload for position in positions],
             [rows[position].exact for position in positions],
+            frames,
+            [fingerprint(failure, frame) if error else None for failure, frame in zip(chosen, frames, strict=True)],
         )
 
 

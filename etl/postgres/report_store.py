@@ -165,7 +165,8 @@ async def _report(connection: Connection, run_id: UUID) -> RunReport | None:
             rows=group["rows"],
             open_rows=group["open"],
             key=key_text(group["key"]),
-            pattern=group["pattern"],
+            fingerprint=group["fingerprint"],
+            frame=group["frame"],
             traceback=group["traceback"],
         )
         for group in await connection.fetch(statement("report_errors"), run_id)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
 
+from etl.core.backlog import Backlog
 from etl.core.counts import Counts
 from etl.core.message import success_topic
 from etl.core.ports import Blocker, Pool, RunEnd, RunRequest, WorkerIdentity
@@ -68,8 +69,8 @@ class PostgresRunStore:
                 continue  # another process gave the same place to another run, this moment
 
     async def note_trace(self, run: Run) -> None:
-        """Note the trace a run belongs to, and where in it the run is."""
-        facts = (run.run_id, run.trace_id, run.traceparent, run.parent_span_id)
+        """Note the trace a run belongs to, where in it the run is, and by what code it is."""
+        facts = (run.run_id, run.trace_id, run.traceparent, run.parent_span_id, run.code_version)
         await self._database.unit(lambda connection: connection.execute(statement("set_trace"), *facts))
 
     async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
@@ -171,6 +172,10 @@ async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd, *, b
         end.error,
         *(getattr(counts, name) for name in _COUNTS),
         success_topic(job),
+        *_columns(end.took.backlog_before),
+        *_columns(end.took.backlog_after),
+        end.took.database_s,
+        end.took.peak_memory_bytes,
     )
     assert ended is not None
     return run_of(ended)
@@ -236,6 +241,15 @@ async def _queue_after(connection: Connection, run: Run, run_id: UUID, trigger: 
     return True
 
 
+def _columns(backlog: Backlog | None) -> tuple[int | None, bool | None, datetime | None]:
+    return (None, None, None) if backlog is None else (backlog.rows, backlog.exact, backlog.oldest_at)
+
+
+def _backlog(row: asyncpg.Record, when: str) -> Backlog | None:
+    rows = row[f"backlog_{when}"]
+    return None if rows is None else Backlog(rows, row[f"backlog_{when}_exact"], row[f"oldest_{when}"])
+
+
 def _counts(row: asyncpg.Record) -> Counts:
     return Counts(**{name: int(row[name] or 0) for name in _COUNTS})
 
@@ -275,4 +289,9 @@ def run_of(row: asyncpg.Record) -> Run:
         idle_since=row["idle_since"],
         idle_runs=row["idle_runs"],
         counts=_counts(row),
+        code_version=row["code_version"],
+        backlog_before=_backlog(row, "before"),
+        backlog_after=_backlog(row, "after"),
+        database_s=row["database_s"],
+        peak_memory_bytes=row["peak_memory_bytes"],
     )

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from etl.core.batch import Batch, Processed
 from etl.core.counts import Counts
+from etl.postgres.backlog import SourceBacklog
 from etl.postgres.claim import Claimant
 from etl.postgres.claimed_table import ClaimedTable, Writer
 from etl.postgres.claims import Claims, Numbers, settle_deferred
@@ -42,8 +43,15 @@ def first_lane(run_id: UUID, lanes: int) -> int:
 class ShardedTable(ClaimedTable):
     """`core.ports.BatchSource` over all shards."""
 
-    def __init__(self, database: Database, claimant: Claimant, writer: Writer, sink_name: str) -> None:
-        super().__init__(database, claimant, writer, sink_name)
+    def __init__(
+        self,
+        database: Database,
+        claimant: Claimant,
+        writer: Writer,
+        sink_name: str,
+        backlog: SourceBacklog | None = None,
+    ) -> None:
+        super().__init__(database, claimant, writer, sink_name, backlog)
         numbers = Numbers()
         self._lanes = [
             _Lane(Claims(database, replace(claimant, table=replace(claimant.table, shard=shard)), numbers))
@@ -86,6 +94,7 @@ class ShardedTable(ClaimedTable):
             if not lane.begun:
                 await lane.claims.begin_sweep(use_hint=self._use_hint)
                 lane.begun = True
+                await self._look_at_backlog(lane.claims)
             batch = await lane.claims.next(token, most)
             if batch is not None:
                 lane.in_hand.add(token)

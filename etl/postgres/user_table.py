@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from etl.core.table import Column, quote_identifier
-from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, KeyedTable, Shard, as_row, quote_literal
+from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, as_row, quote_literal
+from etl.postgres.waiting import WaitingRows
 
 _ISSUE = '"etl:issue"'
 _PENDING = '"etl:pending"'
@@ -22,7 +23,7 @@ MARKED = '"etl:marked"'
 
 
 @dataclass(frozen=True)
-class UserTable(KeyedTable):
+class UserTable(WaitingRows):
     """A source table as one job sees it, resolved, with the statements on it.
 
     `name` is the source's identity for reservations. `wanted`: the columns to read (None: all). `replay` makes the rows

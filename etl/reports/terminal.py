@@ -164,10 +164,15 @@ def _errors(groups: Sequence[ErrorGroup], gone: Sequence[FormerError], width: in
     for group in groups[:_GROUPS]:
         more = f" (and {group.messages - 1} like it)" if group.messages > 1 else ""
         settled = "" if group.open_rows == group.rows else f" [{group.rows - group.open_rows:,} settled since]"
-        room = width - 12 - 6 * marked - len(more) - len(settled)
+        room = width - 12 - 6 * marked
         standing = _STANDING[group.standing]
-        told = _cut(words.group_text(group), room)
-        lines.append([*([standing] if marked else []), ("", f" {group.rows:>9,}  {told}{more}{settled}")])
+        told = _cut(words.group_text(group), room - len(more) - len(settled)) + more + settled
+        place = f"at {words.one_line(group.frame)}" if group.frame else ""
+        fits = len(told) + len(place) + 3 <= room
+        line = f"{told}   {place}" if place and fits else told
+        lines.append([*([standing] if marked else []), ("", f" {group.rows:>9,}  {line}")])
+        if place and not fits:
+            lines.append([("", _cut(f" {'':>{9 + 6 * marked}}  {place}", width))])
     if len(groups) > _GROUPS:
         lines.append([("", f" {'':>{9 + 6 * marked}}  and {len(groups) - _GROUPS} more kinds: see etl quarantine")])
     for each in gone[:_GONE]:

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,6 +20,8 @@ from etl.core.sanitise import describe_exception
 from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError, RunLostError
+from etl.runtime.accounts import Accounts
+from etl.runtime.code_version import code_version
 from etl.runtime.control import RunControl, RunStoppingError
 from etl.runtime.driven import Drive, DrivenPipeline
 from etl.runtime.gate import SuspectGate
@@ -77,13 +79,16 @@ class Runner:
         Raises `DatabaseUnavailableError` when its end could not be recorded; whoever reaps it will do that.
         """
         tools = self._tools
+        accounts = Accounts()
         tools.heartbeat.add(run.run_id, control.lose, started=started, on_cancel=control.cancel)
+        run.code_version = code_version(pipeline.declared_at)
         try:
-            with tools.tracing.run(run, **_attributes(run)) as span:
-                if run.trace_id is not None:
-                    await tools.store.note_trace(run)
+            with accounts.open(), tools.tracing.run(run, **_attributes(run)) as span:
+                await tools.store.note_trace(run)
                 logger.info("run started", extra={"etl": _facts(run, "started")})
-                end = await self._work(pipeline, run, control, manner)
+                end = await self._work(pipeline, run, control, manner, accounts)
+                if not control.lost:
+                    end = replace(end, took=await accounts.close())
                 ended = await self._end(run, end, control)
                 span.set(**{f"etl.rows.{name}": value for name, value in _counted(ended.counts).items()})
                 span.set(**{"etl.run.state": str(ended.state)})
@@ -96,9 +101,11 @@ class Runner:
         finally:
             tools.heartbeat.remove(run.run_id)
 
-    async def _work(self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner) -> RunEnd:
+    async def _work(
+        self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner, accounts: Accounts
+    ) -> RunEnd:
         """Everything between start and end, with every way it can go wrong turned into a way to end."""
-        task = asyncio.ensure_future(self._cycle(pipeline, run, control, manner))
+        task = asyncio.ensure_future(self._cycle(pipeline, run, control, manner, accounts))
         timeout = pipeline.timeout.total_seconds() if pipeline.timeout is not None else None
         control.attach(task, None if timeout is None else time.monotonic() + timeout)
         try:
@@ -121,17 +128,20 @@ class Runner:
             return self._stopped(control, swept.positions, manner)
         return RunEnd(positions=swept.positions, may_fold=_may_fold(pipeline, run))
 
-    async def _cycle(self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner) -> _Swept:
+    async def _cycle(
+        self, pipeline: Pipeline, run: Run, control: RunControl, manner: Manner, accounts: Accounts
+    ) -> _Swept:
         """The source's cycle, and the rows that go on after it."""
         tools = self._tools
         bound: Bound = await tools.binder.bind(pipeline, run, tools.worker)
+        accounts.backlog = bound.backlog
         drive = Drive(
             chain=tools.chain_for(pipeline),
             delivery=tools.delivery_for(pipeline),
             tracing=tools.tracing,
             gate=tools.gate,
             resources=await tools.resources.of(pipeline),
-            on_progress=lambda counts: self._report(run, counts, manner),
+            on_progress=lambda counts: self._report(run, counts, manner, accounts),
             reap_dead=manner.reap_dead,
         )
         driven = DrivenPipeline(pipeline, run, bound, control, drive)
@@ -150,7 +160,8 @@ class Runner:
             raise
         return _Swept(driven.positions(), driven.cut_short)
 
-    def _report(self, run: Run, counts: Counts, manner: Manner) -> None:
+    def _report(self, run: Run, counts: Counts, manner: Manner, accounts: Accounts) -> None:
+        accounts.handled = True
         manner.on_progress(counts)
         self._tools.tracing.progress(run, counts)
 
@@ -246,17 +257,11 @@ def _attributes(run: Run) -> dict[str, Any]:
         "etl.trigger": run.trigger,
         "etl.attempt": run.attempt,
         "etl.scheduled_for": None if run.scheduled_for is None else run.scheduled_for.isoformat(),
-        "etl.lateness_s": _lateness(run),
+        "etl.lateness_s": run.lateness_s,
         "host.name": run.host,
         "process.pid": run.pid,
         **_messaging(run),
     }
-
-
-def _lateness(run: Run) -> float | None:
-    if run.scheduled_for is None or run.started_at is None:
-        return None
-    return (run.started_at - run.scheduled_for).total_seconds()
 
 
 def _messaging(run: Run) -> dict[str, Any]:

@@ -50,10 +50,14 @@ def a_run(number: int = 1, seconds: float = 132.0, claimed: int = 12_400, **chan
 
 
 FORMER = [a_run(number, 100.0 + number) for number in range(2, 9)]
-NEW = ErrorGroup("geocode", "TimeoutError", "upstream 7 did not answer", 28, 28, 28, "4711", pattern="a")
-KNOWN = ErrorGroup("geocode", "BadAddress", "no such postcode \u202e12345\x1b[2J", 1, 5, 2, "12", pattern="b")
-GONE = FormerError("-> dst", "UniqueViolation", "c", "duplicate key", 3, 2, STARTED - timedelta(days=1), in_last=True)
-SEEN = FormerError("geocode", "BadAddress", "b", "no such postcode", 9, 4, STARTED, in_last=True)
+NEW = ErrorGroup(
+    "geocode", "TimeoutError", "upstream 7 did not answer", 28, 28, 28, "4711", "a", "jobs/orders.py:41 in geocode"
+)
+KNOWN = ErrorGroup(
+    "geocode", "BadAddress", "no such postcode \u202e12345\x1b[2J", 1, 5, 2, "12", "b", "jobs/orders.py:58 in geocode"
+)
+GONE = FormerError("-> dst", "UniqueViolation", "c", "duplicate key", 2, STARTED - timedelta(days=1), in_last=True)
+SEEN = FormerError("geocode", "BadAddress", "b", "no such postcode", 4, STARTED, in_last=True)
 REPORT = RunReport(
     a_run(),
     [
@@ -145,7 +149,7 @@ def test_an_error_is_new_if_no_former_run_had_it_and_unmarked_if_there_are_none(
 
 
 def test_what_the_run_before_had_is_gone_only_where_this_one_could_have_met_it() -> None:
-    older = replace(GONE, in_last=False, pattern="d")
+    older = replace(GONE, in_last=False, fingerprint="d")
 
     assert [GONE] == gone(a_run(), [KNOWN], [SEEN, GONE, older])
     for odd in (a_run(claimed=0, counts=Counts()), a_run(state=RunState.failed), a_run(trigger="replay")):

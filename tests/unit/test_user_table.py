@@ -55,6 +55,8 @@ def statements(table: UserTable) -> dict[str, str]:
     found = {
         "sweep_end": table.sweep_end,
         "backlog": table.backlog,
+        "waiting": table.waiting,
+        "first_in_line": table.first_in_line,
         "claim_state": table.claim_state,
         "rows_between": table.rows_between,
         "complete": table.complete,

@@ -1,0 +1,93 @@
+"""How many rows a source has pending: counted as far as that is cheap, estimated beyond."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+
+from etl.core.backlog import COUNTED, Backlog, estimated
+from etl.postgres.database import Connection, Database
+from etl.postgres.statements import statement
+from etl.postgres.user_table import UserTable
+
+logger = logging.getLogger("etl.run")
+
+# How long counting may take: a table without an index for its pending rows is not read through for a number.
+PATIENCE = timedelta(milliseconds=250)
+_AT_MOST = 5.0  # seconds, of which a server that answers needs next to nothing
+
+
+class SourceBacklog:
+    """`core.ports.BacklogBook`: what a run found before it, and what it leaves. Never fails, never waits for long."""
+
+    def __init__(self, database: Database, table: UserTable, run_id: UUID) -> None:
+        self._database = database
+        self._table = table
+        self._run_id = run_id
+        self._slow = False
+        self._looked = self._none = False
+        self.before: Backlog | None = None
+
+    def nothing(self) -> None:
+        """The run's sweep found that there is nothing pending."""
+        if not self._looked:
+            self._looked = self._none = True
+            self.before = Backlog(0)
+
+    async def begin(self) -> None:
+        """Count what the run has before it, and write that down at once: of a run whose process dies it remains."""
+        self._none = False
+        if not self._looked:
+            self._looked = True
+            self.before = await self._count(note=True)
+
+    async def now(self) -> Backlog | None:
+        """What is pending at the end; None where nobody could tell. A run that found nothing has looked already."""
+        return self.before if self._none or not self._looked else await self._count()
+
+    async def _count(self, *, note: bool = False) -> Backlog | None:
+        try:
+            async with asyncio.timeout(_AT_MOST):
+                counted = None if self._slow else await self._counted(note)
+                if counted is not None and counted.rows <= COUNTED:
+                    return counted
+                self._slow = counted is None
+                return await self._estimated(counted, note)
+        except Exception as error:  # a fact less, but no row
+            logger.debug("the backlog of %s is not known: %s: %s", self._table.name, type(error).__name__, error)
+            return None
+
+    async def _counted(self, note: bool) -> Backlog | None:
+        """None: it takes too long."""
+        limit = f"SET LOCAL statement_timeout = {round(PATIENCE.total_seconds() * 1000)}; {self._table.planning}"
+        try:
+            async with self._database.transaction(local=limit) as connection:
+                row = await connection.fetchrow(self._table.first_in_line, COUNTED + 1)
+                assert row is not None
+                backlog = Backlog(row["rows"], oldest_at=row["oldest_at"])
+                if note and backlog.rows <= COUNTED:
+                    await self._note(connection, backlog)
+                return backlog
+        except asyncpg.QueryCanceledError:
+            return None
+
+    async def _estimated(self, counted: Backlog | None, note: bool) -> Backlog:
+        async with self._database.transaction() as connection:
+            backlog = estimated(counted, await planned_rows(connection, self._table))
+            if note:
+                await self._note(connection, backlog)
+            return backlog
+
+    async def _note(self, connection: Connection, backlog: Backlog) -> None:
+        facts = (self._run_id, backlog.rows, backlog.exact, backlog.oldest_at)
+        await connection.execute(statement("note_backlog"), *facts)
+
+
+async def planned_rows(connection: Connection, table: UserTable) -> float:
+    """How many rows the server expects to be pending."""
+    plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {table.waiting}")
+    return float(plan[0]["Plan"]["Plan Rows"])
