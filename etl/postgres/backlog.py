@@ -18,7 +18,11 @@ logger = logging.getLogger("etl.run")
 
 # How long counting may take: a table without an index for its pending rows is not read through for a number.
 PATIENCE = timedelta(milliseconds=250)
-_AT_MOST = 5.0  # seconds, of which a server that answers needs next to nothing
+_AT_MOST = timedelta(seconds=5)  # of which a server that answers needs next to nothing
+
+
+class _TooSlowError(Exception):
+    """Counting takes too long."""
 
 
 class SourceBacklog:
@@ -51,7 +55,7 @@ class SourceBacklog:
 
     async def _count(self, *, note: bool = False) -> Backlog | None:
         try:
-            async with asyncio.timeout(_AT_MOST):
+            async with asyncio.timeout(_AT_MOST.total_seconds()):
                 counted = None if self._slow else await self._counted(note)
                 if counted is not None and counted.rows <= COUNTED:
                     return counted
@@ -64,23 +68,31 @@ class SourceBacklog:
     async def _counted(self, note: bool) -> Backlog | None:
         """None: it takes too long."""
         limit = f"SET LOCAL statement_timeout = {round(PATIENCE.total_seconds() * 1000)}; {self._table.planning}"
-        try:
-            async with self._database.transaction(local=limit) as connection:
+
+        async def count(connection: Connection) -> Backlog:
+            try:
                 row = await connection.fetchrow(self._table.first_in_line, COUNTED + 1)
-                assert row is not None
-                backlog = Backlog(row["rows"], oldest_at=row["oldest_at"])
-                if note and backlog.rows <= COUNTED:
-                    await self._note(connection, backlog)
-                return backlog
-        except asyncpg.QueryCanceledError:
+            except asyncpg.QueryCanceledError as error:
+                raise _TooSlowError from error
+            assert row is not None
+            backlog = Backlog(row["rows"], oldest_at=row["oldest_at"])
+            if note and backlog.rows <= COUNTED:
+                await self._note(connection, backlog)
+            return backlog
+
+        try:
+            return await self._database.unit(count, patience=_AT_MOST, local=limit)
+        except _TooSlowError:
             return None
 
     async def _estimated(self, counted: Backlog | None, note: bool) -> Backlog:
-        async with self._database.transaction() as connection:
+        async def estimate(connection: Connection) -> Backlog:
             backlog = estimated(counted, await planned_rows(connection, self._table))
             if note:
                 await self._note(connection, backlog)
             return backlog
+
+        return await self._database.unit(estimate, patience=_AT_MOST)
 
     async def _note(self, connection: Connection, backlog: Backlog) -> None:
         facts = (self._run_id, backlog.rows, backlog.exact, backlog.oldest_at)
