@@ -29,6 +29,7 @@ from etl.reports.context import run_context
 from etl.reports.facts import comparison_facts, report_facts
 from etl.reports.page import render_page
 from etl.reports.terminal import Paint, ansi, plain, render_comparison, render_report
+from etl.reports.words import follow_up
 
 _FIRE_TIMES = 3
 
@@ -51,10 +52,11 @@ def report(
         else:
             shown = await store.report(run_id)
             assert shown is not None
+            shown = replace(shown, outlook=await outlook_of(application, found, shown.run.job))
             if json:
-                show_json(report_facts(shown))
+                show_json(report_facts(shown, follow_up(shown, program())))
             else:
-                await _show(application, found, shown, _paint())
+                _show(shown, _paint())
 
     with_application(settings, main)
     if page is not None and open_it and not webbrowser.open(page.resolve().as_uri()):
@@ -65,7 +67,8 @@ async def tell(application: Application, run_id: UUID) -> None:
     """The screen of a run that has just ended here."""
     shown = await PostgresReportStore(application.database).report(run_id)
     if shown is not None:
-        await _show(application, find_jobs(application.settings.jobs, Path.cwd()), shown, plain)
+        found = find_jobs(application.settings.jobs, Path.cwd())
+        _show(replace(shown, outlook=await outlook_of(application, found, shown.run.job)), plain)
 
 
 async def _chosen(
@@ -92,9 +95,8 @@ async def _chosen(
     return run_id, other_id
 
 
-async def _show(application: Application, found: FoundJobs, shown: RunReport, paint: Paint) -> None:
-    outlook = await outlook_of(application, found, shown.run.job)
-    _print(render_report(replace(shown, outlook=outlook), width=screen_width(), program=program(), paint=paint))
+def _show(shown: RunReport, paint: Paint) -> None:
+    _print(render_report(shown, width=screen_width(), program=program(), paint=paint))
 
 
 async def _compare(store: PostgresReportStore, run_id: UUID, other_id: UUID, json: bool) -> None:

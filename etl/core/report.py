@@ -194,6 +194,26 @@ def fewer(slices: Sequence[Slice], at_most: int) -> list[Slice]:
     ]
 
 
+def waited(run: Run) -> float | None:
+    """Seconds that the first row in line had waited when the run started; None where no column tells."""
+    oldest = None if run.backlog_before is None else run.backlog_before.oldest_at
+    return None if oldest is None or run.started_at is None else max(0.0, (run.started_at - oldest).total_seconds())
+
+
+def waited_at_most(run: Run, former: Sequence[Run]) -> float | None:
+    """Seconds that no pending row can have waited longer than, when the run started, unless it had been set aside: the
+    run before that went through all rows had not met it. None where there was none, or nothing was pending."""
+    if run.started_at is None or run.backlog_before is None or not run.backlog_before.rows:
+        return None
+    begun = [
+        each.started_at
+        for each in former
+        if each.state in (RunState.succeeded, RunState.partial) and each.row_limit is None and each.trigger != REPLAY
+        if each.started_at is not None and each.started_at <= run.started_at
+    ]
+    return (run.started_at - max(begun)).total_seconds() if begun else None
+
+
 def rate(run: Run) -> float | None:
     """Claimed rows a second by the clock on the wall; None without rows or time."""
     return run.counts.claimed / run.duration_s if run.duration_s and run.counts.claimed else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from etl.core.backlog import Backlog
 from etl.core.comparison import Comparison
 from etl.core.ports import Blocker
-from etl.core.report import ErrorGroup, RunReport, verdict
+from etl.core.report import ErrorGroup, Outlook, RunReport, rate, verdict, waited, waited_at_most
 from etl.core.run import SKIPPED_OVERLAP, Run
 from etl.core.stages import quantile
 
@@ -36,6 +39,24 @@ def run_facts(run: Run) -> dict[str, Any]:
         "balanced": counts.balanced,
         "trace_id": run.trace_id,
         "error": f"{run.error_type}: {run.error}" if run.error_type else run.error,
+        "attempt": run.attempt,
+        "parent_id": None if run.parent_id is None else str(run.parent_id),
+        "host": run.host,
+        "pid": run.pid,
+        "code_version": run.code_version,
+        "lateness_s": run.lateness_s,
+        **_backlog("before", run.backlog_before),
+        **_backlog("after", run.backlog_after),
+        "database_s": run.database_s,
+        "peak_memory_bytes": run.peak_memory_bytes,
+    }
+
+
+def _backlog(when: str, backlog: Backlog | None) -> dict[str, Any]:
+    return {
+        f"backlog_{when}": None if backlog is None else backlog.rows,
+        f"backlog_{when}_exact": None if backlog is None else backlog.exact,
+        f"oldest_{when}": None if backlog is None else _time(backlog.oldest_at),
     }
 
 
@@ -61,14 +82,21 @@ def skipped_facts(job: str, blocker: Blocker) -> dict[str, Any]:
 
 _COUNTS = ("claimed", "written", "filtered", "quarantined", "deferred", "released", "vanished", "retried", "batches")
 _KEYS = ("run_id", "job", "status", "trigger", "scheduled_for", "started_at", "ended_at", "duration_s", *_COUNTS,
-         "balanced", "trace_id", "error")  # fmt: skip
+         "balanced", "trace_id", "error", "attempt", "parent_id", "host", "pid", "code_version", "lateness_s",
+         "backlog_before", "backlog_before_exact", "oldest_before", "backlog_after", "backlog_after_exact",
+         "oldest_after", "database_s", "peak_memory_bytes")  # fmt: skip
 
 
-def report_facts(report: RunReport) -> dict[str, Any]:
-    """The whole report as JSON."""
+def report_facts(report: RunReport, commands: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole report as JSON; `commands`: what the screen says to type next."""
+    past = report.usual
     return {
         **run_facts(report.run),
         "verdict": verdict(report.run),
+        "rows_per_s": rate(report.run),
+        "oldest_waited_s": waited(report.run),
+        "oldest_waited_at_most_s": waited_at_most(report.run, report.former),
+        "usual": None if past is None else asdict(past),
         "stages": [
             {
                 "name": stage.name,
@@ -87,14 +115,40 @@ def report_facts(report: RunReport) -> dict[str, Any]:
             {
                 "stage": group.stage,
                 "error_type": group.error_type,
+                "at": group.frame,
                 "example": group.example,
                 "messages": group.messages,
                 "rows": group.rows,
                 "open": group.open_rows,
                 "standing": group.standing,
+                "fingerprint": group.fingerprint,
             }
             for group in report.errors
         ],
+        "gone": [
+            {
+                "stage": each.stage,
+                "error_type": each.error_type,
+                "example": each.example,
+                "runs": each.runs,
+                "last_seen": _time(each.last_seen),
+                "fingerprint": each.fingerprint,
+            }
+            for each in report.gone
+        ],
+        "throughput": [asdict(part) for part in report.slices],
+        "outlook": None if report.outlook is None else _outlook(report.outlook),
+        "next": list(commands),
+    }
+
+
+def _outlook(outlook: Outlook) -> dict[str, Any]:
+    return {
+        "pending": outlook.pending,
+        "held": outlook.held,
+        "paused_at": _time(outlook.paused_at),
+        "paused_by": outlook.paused_by,
+        "fire_times": [{"at": _time(moment), "trigger": name} for moment, name in outlook.fire_times],
     }
 
 

@@ -63,7 +63,8 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
     lines += [[], *_books(report, width)]
     if report.errors or report.gone:
         lines += [[], *_errors(report.errors, report.gone, width)]
-    lines += _outlook(report, program, width)
+    facts = [*_backlog(report, width), *_outlook(report, program, width)]
+    lines += [[], *facts] if facts else []
     if commands := words.follow_up(report, program):
         lines += [[], [("", " next")], *([("strong", f"   {command}")] for command in commands)]
     return painted(lines, paint)
@@ -145,6 +146,8 @@ def _books(report: RunReport, width: int) -> list[Line]:
     lines: list[Line] = [[("bad" if off else "", f" {each}")] for each in textwrap.wrap(words.books(run), width - 1)]
     if (pace := rate(run)) is not None:
         lines.append([("", f" {pace:,.0f} rows/s in {words.batches(run.counts.batches)}"), *_sparkline(report.slices)])
+    if took := words.took(run):
+        lines += _plain(textwrap.wrap(took, width, initial_indent=" ", subsequent_indent=" "))
     return lines
 
 
@@ -184,18 +187,28 @@ def _errors(groups: Sequence[ErrorGroup], gone: Sequence[FormerError], width: in
     return lines
 
 
+def _backlog(report: RunReport, width: int) -> list[Line]:
+    told = words.backlog_of(report.run, report.former)
+    return _fact("backlog", told, width) if told else []
+
+
+def _fact(name: str, text: str, width: int) -> list[Line]:
+    return _plain(textwrap.wrap(text, width, initial_indent=f" {name:<8} ", subsequent_indent=" " * 10))
+
+
 def _outlook(report: RunReport, program: str, width: int) -> list[Line]:
     outlook = report.outlook
     if outlook is None:
         return []
-    facts = [("backlog", words.backlog(outlook)), ("fires", words.upcoming(outlook))]
+    known = report.run.backlog_before is not None
+    facts = [("" if known else "backlog", words.backlog(outlook)), ("fires", words.upcoming(outlook))]
     lines: list[Line] = []
     for name, text in facts:
         if text:
-            lines += _plain(textwrap.wrap(text, width, initial_indent=f" {name:<8} ", subsequent_indent=" " * 10))
+            lines += _fact(name, text, width)
     if outlook.paused_at is not None:
         lines.append([("strong", f"          {program} resume {report.run.job}")])
-    return [[], *lines] if lines else []
+    return lines
 
 
 def _cut(text: str, room: int) -> str:

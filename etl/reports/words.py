@@ -5,13 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from etl.core.report import ErrorGroup, Outlook, RunReport
+from etl.core.backlog import Backlog
+from etl.core.report import ErrorGroup, Outlook, RunReport, waited, waited_at_most
 from etl.core.run import REPLAY, Run, RunState
 from etl.core.sanitise import showable
 from etl.core.stages import StageCounts, quantile
 from etl.durations import format_duration
 
 OUTCOMES = ("written", "filtered", "quarantined", "deferred", "released", "vanished")
+
+# From so many seconds on a run is called late.
+_LATE = 1.0
 
 # One character for an outcome, for strips of many runs.
 MARKS = {
@@ -83,7 +87,9 @@ def when(run: Run) -> list[str]:
     if run.scheduled_for is not None:
         parts.append(f"scheduled for {run.scheduled_for:%Y-%m-%d %H:%M:%S %Z}")
     if run.started_at is not None:
-        parts.append(f"started {run.started_at:%Y-%m-%d %H:%M:%S %Z}")
+        late = run.lateness_s
+        behind = f" ({format_duration(late)} late)" if late is not None and late >= _LATE else ""
+        parts.append(f"started {run.started_at:%Y-%m-%d %H:%M:%S %Z}{behind}")
     if run.duration_s is not None:
         parts.append(("took " if run.ended_at else "for ") + format_duration(run.duration_s))
     if run.host:
@@ -92,7 +98,39 @@ def when(run: Run) -> list[str]:
         parts.append(f"trace {one_line(run.trace_id)[:8]}")
     if run.attempt > 1:
         parts.append(f"attempt {run.attempt}")
+    if run.parent_id is not None:
+        parts.append(f"after run {str(run.parent_id)[:8]}")
     return parts
+
+
+def took(run: Run) -> str | None:
+    """What a run took besides time, and by which code; None where nothing of it is known."""
+    parts = []
+    if run.database_s is not None:
+        parts.append(f"{format_duration(run.database_s)} in transactions")
+    if run.peak_memory_bytes is not None:
+        parts.append(f"{run.peak_memory_bytes / 1e6:,.0f} MB of memory at most")
+    if run.code_version is not None:
+        parts.append(f"code {one_line(run.code_version)}")
+    return ", ".join(parts) or None
+
+
+def backlog_of(run: Run, former: Sequence[Run]) -> str | None:
+    """What a run found before it and left; None where nobody could tell."""
+    if run.backlog_before is None:
+        return None
+    told = f"{_pending(run.backlog_before)} before"
+    if run.backlog_after is not None:
+        told += f", {_pending(run.backlog_after)} after"
+    if (exact := waited(run)) is not None:
+        return f"{told}; the first in line had waited {format_duration(exact)}"
+    if (most := waited_at_most(run, former)) is not None:
+        return f"{told}; none had waited longer than {format_duration(most)}, unless set aside"
+    return told
+
+
+def _pending(backlog: Backlog) -> str:
+    return f"{'' if backlog.exact else 'about '}{backlog.rows:,}"
 
 
 def backlog(outlook: Outlook) -> str | None:

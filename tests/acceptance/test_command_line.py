@@ -53,6 +53,20 @@ RUN_KEYS = [
     "balanced",
     "trace_id",
     "error",
+    "attempt",
+    "parent_id",
+    "host",
+    "pid",
+    "code_version",
+    "lateness_s",
+    "backlog_before",
+    "backlog_before_exact",
+    "oldest_before",
+    "backlog_after",
+    "backlog_after_exact",
+    "oldest_after",
+    "database_s",
+    "peak_memory_bytes",
 ]
 
 TABLES = """

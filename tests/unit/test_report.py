@@ -111,7 +111,7 @@ def test_the_head_tells_who_asked_for_it_when_it_ran_and_where() -> None:
     )
 
     assert (
-        "cron, scheduled for 2024-02-29 04:25:00 UTC, started 2024-02-29 04:30:00 UTC, took 2.00 s, "
+        "cron, scheduled for 2024-02-29 04:25:00 UTC, started 2024-02-29 04:30:00 UTC (5 min 00 s late), took 2.00 s, "
         "on box (pid 7), trace 01234567"
     ) == " ".join(report(shown)[2:4])
 

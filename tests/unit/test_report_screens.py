@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 
+from etl.core.backlog import Backlog
 from etl.core.comparison import compare
 from etl.core.counts import Counts
 from etl.core.report import (
@@ -44,7 +45,9 @@ def a_run(number: int = 1, seconds: float = 132.0, claimed: int = 12_400, **chan
     run = Run(
         UUID(int=number), "orders-geocode", "cron", RunState.partial, scheduled_for=begun, started_at=begun,
         ended_at=begun + timedelta(seconds=seconds), duration_s=seconds, host="box", pid=7, trace_id="3f9c2ab1" * 4,
-        counts=counts,
+        counts=counts, code_version="git:3f9c2ab1d2e4 file:5d41402abc4b",
+        backlog_before=Backlog(1_200_000, exact=False), backlog_after=Backlog(40), database_s=23.4,
+        peak_memory_bytes=84_000_000,
     )  # fmt: skip
     return replace(run, **changes)  # type: ignore[arg-type]
 
