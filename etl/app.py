@@ -37,6 +37,7 @@ from etl.postgres.leases import lease_connection
 from etl.postgres.listener import listening
 from etl.postgres.operations import Operations
 from etl.postgres.publishing import publishing_through
+from etl.postgres.retention import tidy_history, tidy_some
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.schedule_store import PostgresScheduleStore
 from etl.postgres.telemetry_store import PostgresTelemetryStore
@@ -147,6 +148,17 @@ class Application:
         Raises `ConfigurationError` for a job without a ledger.
         """
         return await tidy_ledger(self.database, pipeline)
+
+    async def tidy_history(self) -> dict[str, int]:
+        """Drop what is older than history is kept; how much that was, by kind."""
+        return await tidy_history(self.database, self.settings.history)
+
+    async def tidy_by_the_way(self) -> None:
+        """Drop some of it; whatever is in the way, another time will do."""
+        try:
+            await tidy_some(self.database, self.settings.history)
+        except Exception as error:
+            logger.debug("history is not tidied: %s: %s", type(error).__name__, error)
 
     async def backlog(self, pipeline: Pipeline) -> int | None:
         """How many rows are pending; None for a source without a table, or when counting takes too long."""

@@ -209,12 +209,16 @@ def replay(
 
 @app.command()
 @handled
-def tidy(job: Job, json: Json = False) -> None:
-    """Drop what a job's ledger remembers of rows that do not exist any more.
+def tidy(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job with ledger=; without: history.")] = None,
+    json: Json = False,
+) -> None:
+    """Drop history that is older than it is kept, as workers do by themselves each hour.
 
-    Only for jobs with ledger=. Should such a row come back, it is processed again.
+    With a job: drop what its ledger remembers of rows that do not exist any more. Should such a row come back, it is
+    processed again.
 
-    Example: etl tidy readings
+    Example: etl tidy
     """
     tidying.tidy(settings_here(), job, json)
 

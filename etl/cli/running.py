@@ -55,7 +55,10 @@ def run(settings: Settings, name: str, limit: int | None, arguments: Mapping[str
         async with by_hand(name, to_do) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand, limit=limit, arguments=arguments))
-        return await _told(application, name, outcome, json)
+        code = await _told(application, name, outcome, json)
+        if isinstance(outcome, Run):
+            await application.tidy_by_the_way()
+        return code
 
     refuse_unknown(settings, name)
     return with_application(settings, work)

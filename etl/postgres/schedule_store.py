@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,8 +20,8 @@ from etl.core.trigger import ClockTrigger
 from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
+from etl.postgres.retention import tidy_history
 from etl.postgres.statements import statement
-from etl.postgres.telemetry_store import tidy_partitions
 
 logger = logging.getLogger("etl.schedule")
 
@@ -132,10 +131,7 @@ class PostgresScheduleStore:
 
     async def tidy(self) -> None:
         """Drop history that is older than it is kept, a little at a time."""
-        for name in ("tidy_runs", "tidy_ticks", "tidy_messages", "tidy_workers"):
-            while await self._database.unit(partial(_tidy, statement(name), self._history)):
-                pass
-        await tidy_partitions(self._database, self._history)
+        await tidy_history(self._database, self._history)
 
     async def _register(self, connection: Connection) -> None:
         jobs, worker = self._jobs, self._worker
@@ -239,11 +235,6 @@ def _firing(served: Served, row: asyncpg.Record) -> _Firing:
         paused = f"paused by {row['paused_by']} since {row['paused_at']:%Y-%m-%d %H:%M:%S %Z}"
     decided = due(served.trigger, row["next_at"], row["now"], job=served.job)
     return _Firing(served, row["next_at"], decided, paused)
-
-
-async def _tidy(text: str, history: timedelta, connection: Connection) -> bool:
-    """Whether there is more to drop."""
-    return bool(await connection.fetchval(text, history))
 
 
 def _moment(request: RunRequest) -> datetime:

@@ -15,7 +15,9 @@ from etl.core.ports import RunEnd, WorkerIdentity
 from etl.core.run import Run
 from etl.core.service import requested
 from etl.postgres.database import Database
+from etl.postgres.retention import tidy_history
 from etl.postgres.run_store import PostgresRunStore
+from etl.postgres.statements import statement
 from etl.runtime.runner import _may_fold
 from tests.kit import a_job, schedules
 
@@ -100,7 +102,7 @@ async def test_what_is_older_than_history_is_kept_goes_unless_rows_are_in_quaran
         held.run_id,
     )
     await db.execute(
-        "UPDATE etl.run SET ended_at = now() - interval '91 days' WHERE run_id = ANY ($1::uuid[])",
+        "UPDATE etl.run SET queued_at = queued_at - interval '91 days', ended_at = now() - interval '91 days' WHERE run_id = ANY ($1::uuid[])",
         [old.run_id, held.run_id],
     )
     await db.execute("UPDATE etl.tick SET decided_at = now() - interval '91 days' WHERE run_id = $1", old.run_id)
@@ -130,3 +132,64 @@ async def test_a_table_source_that_finds_nothing_folds_by_itself(db: Db, databas
     assert (True, False) == (_may_fold(table, run), _may_fold(JOB, run))
     run.trigger = "manual"
     assert not _may_fold(table, run)
+
+
+OLD = """
+    INSERT INTO etl.run (run_id, job, trigger, overlap_key, state, queued_at, started_at, ended_at, claimed, written,
+                         filtered, quarantined, deferred, released, vanished, retried, batches)
+    SELECT md5('old' || g)::uuid, 'job', 'cron', 'job', 'succeeded', t, t, t, 0, 0, 0, 0, 0, 0, 0, 0, 3
+      FROM generate_series(1, 10) g, LATERAL (SELECT clock_timestamp() - interval '91 days' - g * interval '1 s' AS t) c;
+    INSERT INTO etl.batch (token, run_id, job, source, number, state, claimed, ended_at)
+    SELECT md5(g || '.' || n)::uuid, md5('old' || g)::uuid, 'job', 'public.src', n, 'done', 0, clock_timestamp()
+      FROM generate_series(1, 10) g, generate_series(1, 3) n;
+    INSERT INTO etl.batch (token, run_id, job, source, number, state, claimed, opened_at, ended_at)
+    SELECT gen_random_uuid(), NULL, 'job', 'public.src', n, 'replaced', 5, t, t
+      FROM generate_series(1, 7) n, LATERAL (SELECT clock_timestamp() - interval '91 days' AS t) c"""
+
+
+async def test_old_runs_go_in_pieces_of_a_bounded_number_of_rows(db: Db) -> None:
+    await db.execute(OLD)
+    text = statement("tidy_runs")
+
+    pieces = []
+    more = True
+    while more:
+        answer = await db.fetchrow(text, timedelta(days=90), 9)
+        left = await db.fetchrow("SELECT (SELECT count(*) FROM etl.run), (SELECT count(run_id) FROM etl.batch)")
+        assert answer is not None
+        assert left is not None
+        pieces.append((answer["dropped"], *left))
+        more = answer["more"]
+
+    assert [(2, 8, 24), (2, 6, 18), (2, 4, 12), (2, 2, 6), (2, 0, 0)] == pieces
+
+
+async def test_a_run_larger_than_a_piece_goes_all_the_same(db: Db, database: Database) -> None:
+    await db.execute(OLD)
+
+    dropped = await tidy_history(database, timedelta(days=90), at_once=1)
+
+    assert {"runs": 10, "batches": 7, "ticks": 0, "messages": 0, "workers": 0} == dropped
+    assert 0 == await db.fetchval("SELECT count(*) FROM etl.batch")
+
+
+@pytest.mark.parametrize(("settled", "left"), [(1, 1), (91, 0)], ids=["lately", "long ago"])
+async def test_a_row_that_was_settled_stays_as_long_as_history_from_then_on(
+    nights: Nights, db: Db, database: Database, settled: int, left: int
+) -> None:
+    run = await nights.night(0, rows=1)
+    await db.execute(
+        "INSERT INTO etl.row_issue (job, source, key, state, run_id, token, stage, error_type, message, attempts, closed_at)"
+        " VALUES ('job', 'src', '[\"1\"]', 'resolved', $1, gen_random_uuid(), 'work', 'E', 'no', 1, now() - $2::interval)",
+        run.run_id,
+        timedelta(days=settled),
+    )
+    await db.execute(
+        "UPDATE etl.run SET queued_at = queued_at - $1::interval, ended_at = ended_at - $1::interval",
+        timedelta(days=200),
+    )
+
+    await tidy_history(database, timedelta(days=90))
+
+    assert left == await db.fetchval("SELECT count(*) FROM etl.row_issue")
+    assert left == await db.fetchval("SELECT count(*) FROM etl.run")
