@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.durations import format_duration
 from etl.errors import ConfigurationError
-from etl.jobs import FoundJobs
+from etl.jobs import FoundJobs, find_jobs
 from etl.postgres.check import Findings
 from etl.postgres.issues import key_text
 from etl.postgres.report_store import PostgresReportStore
@@ -152,6 +153,8 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
 
     async def main(application: Application) -> tuple[Sequence[Run], dict[str, list[RunState]]]:
         listed = await application.store.list(job, status or None, limit)
+        if job is not None and not listed:
+            await _require_known(application, job)
         jobs = list(dict.fromkeys(run.job for run in listed))
         return listed, {} if json else await PostgresReportStore(application.database).recent(jobs, _RECENT)
 
@@ -167,6 +170,14 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
             say(f"recent: {LEGEND}")
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
+
+
+async def _require_known(application: Application, job: str) -> None:
+    """There is nothing of a job: raises `ConfigurationError` if there is no such job either."""
+    found = find_jobs(application.settings.jobs, Path.cwd())
+    names = {*found.pipelines, *found.elsewhere, *found.clashes}
+    if not any(job in each.problem for each in found.broken):
+        await PostgresReportStore(application.database).require_job(job, names)
 
 
 def _run_row(run: Run) -> list[str]:
@@ -192,6 +203,8 @@ def quarantine(settings: Settings, job: str | None, error: str | None, run: str 
         if run is not None:
             run_id = await PostgresReportStore(application.database).resolve_run(run)
         rows = await application.issues.list(job, error, run_id, ["open", "deferred"], limit)
+        if job is not None and not rows:
+            await _require_known(application, job)
         if json:
             show_json([_issue_facts(row) for row in rows])
         elif rows:

@@ -108,6 +108,15 @@ class PostgresReportStore:
                 f"{error.problem}, nor a job", setting="RUN", remedy=f"did you mean {' or '.join(near)}?"
             ) from None
 
+    async def require_job(self, job: str, jobs: Collection[str]) -> None:
+        """Raises `ConfigurationError` with the nearest names unless it is one of `jobs` or has runs."""
+        known = await self._database.unit(lambda connection: connection.fetch(statement("report_known_jobs")))
+        names = {*jobs, *(row["job"] for row in known)}
+        if job not in names:
+            near = difflib.get_close_matches(job, names, n=3)
+            remedy = f"did you mean {' or '.join(near)}?" if near else "see: etl jobs"
+            raise ConfigurationError(f"no job {job!r}", setting="JOB", remedy=remedy)
+
     async def before(self, run_id: UUID) -> UUID | None:
         """The newest finished run of the same job before this one."""
         rows = await self._database.unit(
@@ -125,7 +134,8 @@ class PostgresReportStore:
         prefix = text.strip().lower()
         if not re.fullmatch(r"[0-9a-f-]{4,36}", prefix):
             raise ConfigurationError(f"{text!r} is not a run id", setting="RUN", remedy="see: etl runs")
-        rows = await self._database.unit(lambda connection: connection.fetch(statement("find_runs_by_prefix"), prefix))
+        bounds = _between(prefix)
+        rows = await self._database.unit(lambda connection: connection.fetch(statement("find_runs_by_prefix"), *bounds))
         if len(rows) != 1:
             raise ConfigurationError(
                 f"several runs begin with {text!r}" if rows else f"no run {text!r}",
@@ -144,6 +154,16 @@ class PostgresReportStore:
             length = max(8, len(prefix))
             ids = difflib.get_close_matches(prefix, {str(row["run_id"])[:length] for row in rows}, n=3, cutoff=0.75)
         return f"did you mean {' or '.join(ids)}?" if ids else "see: etl runs"
+
+
+def _between(prefix: str) -> tuple[UUID, UUID]:
+    """The first and the last id that begin so. Raises `ConfigurationError`."""
+    digits = prefix.replace("-", "")
+    first, last = (digits.ljust(32, filler) for filler in "0f")
+    misplaced = "-" in prefix and len(digits) <= 32 and not str(UUID(first)).startswith(prefix)
+    if len(digits) > 32 or misplaced:
+        raise ConfigurationError(f"{prefix!r} is not a run id", setting="RUN", remedy="see: etl runs")
+    return UUID(first), UUID(last)
 
 
 _ASIDE = ("state", "stage", "error_type", "message", "attempts", "opened_at", "payload", "payload_size")

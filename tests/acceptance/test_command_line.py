@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
 import pty
@@ -67,6 +68,21 @@ RUN_KEYS = [
     "oldest_after",
     "database_s",
     "peak_memory_bytes",
+]
+
+# What a report has besides.
+REPORT_KEYS = [
+    "verdict",
+    "rows_per_s",
+    "oldest_waited_s",
+    "oldest_waited_at_most_s",
+    "usual",
+    "stages",
+    "errors",
+    "gone",
+    "throughput",
+    "outlook",
+    "next",
 ]
 
 TABLES = """
@@ -189,6 +205,13 @@ async def test_exit_0_a_run_that_handled_every_row_prints_one_json_object_and_no
     assert started.utcoffset() is not None
     assert run["duration_s"] == pytest.approx((ended - started).total_seconds(), abs=0.001)
     assert re.fullmatch("[0-9a-f]{32}", run["trace_id"])
+    assert (10, True, 0, True) == tuple(
+        run[f"backlog_{name}"] for name in ("before", "before_exact", "after", "after_exact")
+    )
+    digest = hashlib.sha256((shop.folder / "jobs/work.py").read_bytes()).hexdigest()
+    assert f"file:{digest[:12]}" == run["code_version"]
+    assert run["database_s"] > 0
+    assert 10_000_000 < run["peak_memory_bytes"] < 1_000_000_000
 
 
 async def test_exit_2_nothing_is_recorded_for_a_job_that_does_not_exist(
@@ -421,8 +444,12 @@ async def test_a_report_is_of_the_newest_run_or_of_the_one_whose_id_begins_so(sh
     )
 
     assert (2, "", True) == (nothing.code, nothing.out, "no run is recorded yet" in nothing.err)
-    assert [*RUN_KEYS, "verdict", "stages", "errors"] == list(newest.json)
+    assert [*RUN_KEYS, *REPORT_KEYS] == list(newest.json)
     assert run == {name: newest.json[name] for name in RUN_KEYS}
+    assert {"pending": 0, "held": 0, "paused_at": None, "paused_by": None} == {
+        name: value for name, value in newest.json["outlook"].items() if name != "fire_times"
+    }
+    assert ["cron"] * 3 == [each["trigger"] for each in newest.json["outlook"]["fire_times"]]
     assert ["claim", "act", "-> dst"] == [stage["name"] for stage in newest.json["stages"]]
     keys = "name in out filtered retried quarantined busy_s p50_s p95_s"
     assert all(keys.split() == list(stage) for stage in newest.json["stages"])
@@ -576,7 +603,7 @@ def schema(dsn: str) -> list[tuple[Any, ...]]:
             UNION ALL
             SELECT 'view', viewname, '', definition, '' FROM pg_views WHERE schemaname = 'etl'
             UNION ALL
-            SELECT 'comment', objoid::text, '', description, ''
+            SELECT 'comment', objoid::regclass::text, '', description, ''
               FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid::regclass::text LIKE 'etl.%'
             UNION ALL
             SELECT 'migration', version::text, name, sha256, '' FROM etl.migration
