@@ -23,11 +23,12 @@ class Backlog:
     oldest_at: datetime | None = None
 
 
-def estimated(counted: Backlog | None, planned: float) -> Backlog:
-    """From what was counted before it was too many (None: it took too long) and the server's own estimate."""
+def estimated(counted: Backlog | None, planned: float | None) -> Backlog | None:
+    """From what was counted before it was too many (None: it took too long) and the server's own estimate (None: it has
+    none); None where nothing is known."""
     if counted is None:
-        return Backlog(round(planned), exact=False)
-    return Backlog(max(round(planned), counted.rows), exact=False, oldest_at=counted.oldest_at)
+        return None if planned is None else Backlog(round(planned), exact=False)
+    return Backlog(max(round(planned or 0), counted.rows), exact=False, oldest_at=counted.oldest_at)
 
 
 @dataclass(frozen=True, slots=True)

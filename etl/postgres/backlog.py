@@ -85,10 +85,13 @@ class SourceBacklog:
         except _TooSlowError:
             return None
 
-    async def _estimated(self, counted: Backlog | None, note: bool) -> Backlog:
-        async def estimate(connection: Connection) -> Backlog:
-            backlog = estimated(counted, await planned_rows(connection, self._table))
-            if note:
+    async def _estimated(self, counted: Backlog | None, note: bool) -> Backlog | None:
+        """Without statistics that tell: as many as were counted, at least."""
+
+        async def estimate(connection: Connection) -> Backlog | None:
+            planned = await planned_rows(connection, self._table) if self._table.estimable else None
+            backlog = estimated(counted, planned)
+            if note and backlog is not None:
                 await self._note(connection, backlog)
             return backlog
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from etl.core.table import Column
 from etl.postgres.keyed_table import HANDLED, ORDINAL, quote_literal
@@ -22,6 +23,8 @@ class CursorTable(UserTable):
     The range of a batch begins after `lo` (null: at the beginning) and ends with `hi`. It covers what lies between
     its rows and the neighbouring ranges as well, so that ranges join without a gap.
     """
+
+    estimable: ClassVar[bool] = False  # where in the table the cursor is, it cannot know
 
     @property
     def by_range(self) -> bool:

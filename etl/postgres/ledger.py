@@ -28,6 +28,7 @@ class LedgerTable(UserTable):
 
     changed: Column | None = None
 
+    estimable: ClassVar[bool] = False  # how many of the rows are in the ledger, it cannot know
     planning: ClassVar[str] = f"{UserTable.planning}; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from etl.core.table import Column
 from etl.postgres.keyed_table import KeyedTable
@@ -11,7 +12,9 @@ from etl.postgres.keyed_table import KeyedTable
 
 @dataclass(frozen=True)
 class WaitingRows(KeyedTable):
-    """A table of which some rows are pending."""
+    """A table of which some rows are pending. `estimable`: the server has statistics that tell how many."""
+
+    estimable: ClassVar[bool] = True
 
     @property
     def _left(self) -> str:

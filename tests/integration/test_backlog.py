@@ -125,6 +125,19 @@ async def test_what_is_too_much_to_count_is_estimated_and_says_so(
         assert not ended.backlog_after.exact, "it is not tried again"
 
 
+@pytest.mark.parametrize("settings", [{"ledger": True}, {"cursor": "txid"}], ids=["ledger", "cursor"])
+async def test_where_no_statistics_tell_it_is_what_was_counted_at_least(
+    application: Application, db: Db, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    await run(application, job(pending="id % 10 > 0", **settings))
+    await db.execute("INSERT INTO src (id, at) SELECT g, now() FROM generate_series(101, 120) g; ANALYZE src")
+    monkeypatch.setattr(etl.postgres.backlog, "COUNTED", 12)
+
+    ended = await run(application, job(pending="id % 10 > 0", **settings))
+
+    assert Backlog(13, exact=False) == ended.backlog_before, "one more than is counted, of 18"
+
+
 async def test_a_run_whose_rows_nobody_can_count_is_a_run_all_the_same(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

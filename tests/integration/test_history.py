@@ -11,6 +11,8 @@ import asyncpg
 import pytest
 
 from etl import BatchProcessingSource, CronTrigger, Pipeline, PostgresSink
+from etl.app import Application
+from etl.config import Settings
 from etl.core.ports import RunEnd, WorkerIdentity
 from etl.core.run import Run
 from etl.core.service import requested
@@ -19,7 +21,7 @@ from etl.postgres.retention import tidy_history
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.statements import statement
 from etl.runtime.runner import _may_fold
-from tests.kit import a_job, schedules
+from tests.kit import NoTracing, a_job, schedules
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 LEASE = timedelta(seconds=30)
@@ -171,6 +173,17 @@ async def test_a_run_larger_than_a_piece_goes_all_the_same(db: Db, database: Dat
 
     assert {"runs": 10, "batches": 7, "ticks": 0, "messages": 0, "workers": 0} == dropped
     assert 0 == await db.fetchval("SELECT count(*) FROM etl.batch")
+
+
+async def test_a_run_by_hand_keeps_history_short_where_no_worker_does(db: Db, database: Database) -> None:
+    await db.execute(OLD)
+    application = Application(Settings(), database, NoTracing())
+
+    await application.tidy_by_the_way()
+    await db.execute("ALTER TABLE etl.run RENAME TO elsewhere")
+    await application.tidy_by_the_way()
+
+    assert 0 == await db.fetchval("SELECT count(*) FROM etl.elsewhere"), "and trouble with that is nobody's"
 
 
 @pytest.mark.parametrize(("settled", "left"), [(1, 1), (91, 0)], ids=["lately", "long ago"])
