@@ -11,7 +11,7 @@ import hashlib
 import re
 from functools import lru_cache
 
-from etl.core.batch import Failure
+from etl.core.sanitise import ErrorText
 
 _FRAME = re.compile(r'^[ |]*File "([^"\n]+)", line (\d+), in ([^\n]+)$', re.MULTILINE)
 _MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/")
@@ -41,10 +41,10 @@ def masked(message: str) -> str:
     return _VARIABLE.sub("#", message)
 
 
-def fingerprint(failure: Failure, frame: str | None) -> str:
+def fingerprint(stage: str, error: ErrorText, frame: str | None) -> str:
     """The same 32 digits for all rows that were set aside for the same reason."""
     place = re.sub(r":\d+ in ", " in ", frame or "")
-    told = (failure.stage, failure.error.type, place, masked(failure.error.message))
+    told = (stage, error.type, place, masked(error.message))
     return hashlib.blake2b("\x1f".join(told).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
 

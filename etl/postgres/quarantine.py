@@ -148,7 +148,10 @@ class Quarantine:
             [rows[position].payload for position in positions],
             [rows[position].exact for position in positions],
             frames,
-            [fingerprint(failure, frame) if error else None for failure, frame in zip(chosen, frames, strict=True)],
+            [
+                fingerprint(failure.stage, failure.error, frame) if error else None
+                for failure, frame in zip(chosen, frames, strict=True)
+            ],
         )
 
 

@@ -96,7 +96,9 @@ def report_facts(report: RunReport, commands: Sequence[str] = ()) -> dict[str, A
         "rows_per_s": rate(report.run),
         "oldest_waited_s": waited(report.run),
         "oldest_waited_at_most_s": waited_at_most(report.run, report.former),
-        "usual": None if past is None else asdict(past),
+        "usual": None
+        if past is None
+        else {"runs": past.runs, "duration_s": past.duration_s, "longest_s": past.longest_s, "rows_per_s": past.rate},
         "stages": [
             {
                 "name": stage.name,

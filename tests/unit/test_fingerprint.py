@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from etl.core.batch import Failure
 from etl.core.fingerprint import fingerprint, masked, own_frame
 from etl.core.sanitise import ErrorText
 
@@ -56,19 +55,25 @@ def test_what_varies_in_a_message_is_masked(message: str, expected: str) -> None
     assert expected == masked(message)
 
 
-def failure(stage: str = "geocode", kind: str = "ValueError", message: str = "row 1 is no good") -> Failure:
-    return Failure(stage, ErrorText(kind, message, ""))
+def told_by(
+    frame: str | None = "jobs/orders.py:9 in geocode",
+    *,
+    stage: str = "geocode",
+    kind: str = "ValueError",
+    message: str = "row 1 is no good",
+) -> str:
+    return fingerprint(stage, ErrorText(kind, message, ""), frame)
 
 
 def test_rows_that_failed_alike_have_one_fingerprint_whatever_line_it_was() -> None:
-    here = fingerprint(failure(), "jobs/orders.py:9 in geocode")
+    here = told_by()
 
-    assert here == fingerprint(failure(message="row 20 is no good"), "jobs/orders.py:11 in geocode")
+    assert here == told_by("jobs/orders.py:11 in geocode", message="row 20 is no good")
     others = {
-        fingerprint(failure(stage="other"), "jobs/orders.py:9 in geocode"),
-        fingerprint(failure(kind="KeyError"), "jobs/orders.py:9 in geocode"),
-        fingerprint(failure(message="row 1 is bad"), "jobs/orders.py:9 in geocode"),
-        fingerprint(failure(), "jobs/orders.py:9 in lookup"),
-        fingerprint(failure(), None),
+        told_by(stage="other"),
+        told_by(kind="KeyError"),
+        told_by(message="row 1 is bad"),
+        told_by("jobs/orders.py:9 in lookup"),
+        told_by(None),
     }
     assert 5 == len(others - {here})
