@@ -108,7 +108,7 @@ SELECT k.job, j.paused_at, j.paused_by,
               count(*) FILTER (WHERE r.state IN ('failed', 'crashed', 'timed_out')) AS bad_24h,
               coalesce(sum(r.claimed), 0)::bigint AS rows_24h
          FROM etl.run r
-        WHERE r.job = k.job AND r.queued_at > clock_timestamp() - interval '24 hours' AND r.ended_at IS NOT NULL) AS recent
+        WHERE r.job = k.job AND r.queued_at > (SELECT clock_timestamp() - interval '24 hours') AND r.ended_at IS NOT NULL) AS recent
  CROSS JOIN LATERAL (
        SELECT count(*) AS runs, percentile_cont(0.5) WITHIN GROUP (ORDER BY f.seconds) AS duration_s,
               percentile_cont(0.5) WITHIN GROUP (ORDER BY f.claimed / nullif(f.seconds, 0)) AS rows_per_s

@@ -5,7 +5,7 @@
 WITH old AS MATERIALIZED (
     SELECT r.run_id, r.queued_at, 1 + coalesce(r.batches, 0) + coalesce(r.quarantined, 0) AS rows
       FROM etl.run r
-     WHERE r.queued_at < clock_timestamp() - $1::interval
+     WHERE r.queued_at < (SELECT clock_timestamp() - $1::interval)
        AND r.ended_at < clock_timestamp() - $1::interval
        AND NOT EXISTS (SELECT 1
                          FROM etl.row_issue i

@@ -166,6 +166,16 @@ async def test_old_runs_go_in_pieces_of_a_bounded_number_of_rows(db: Db) -> None
     assert [(2, 8, 24), (2, 6, 18), (2, 4, 12), (2, 2, 6), (2, 0, 0)] == pieces
 
 
+async def test_old_runs_are_looked_for_at_the_old_end_of_history(db: Db) -> None:
+    """Not by asking each run how old it is."""
+    await db.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    sql = statement("tidy_runs").replace("$1", "'90 days'").replace("$2", "10")
+
+    plan = "\n".join(row[0] for row in await db.fetch(f"EXPLAIN {sql}"))
+
+    assert "Index Cond: (queued_at < $" in plan or "Index Cond: (queued_at < (InitPlan" in plan, plan
+
+
 async def test_a_run_larger_than_a_piece_goes_all_the_same(db: Db, database: Database) -> None:
     await db.execute(OLD)
 
