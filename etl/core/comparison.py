@@ -11,6 +11,7 @@ from etl.core.stages import StageCounts, quantile
 from etl.durations import format_duration
 
 _NOTHING = "-"
+_DIGITS = 12  # of a version of code
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def compare(this: RunReport, other: RunReport) -> Comparison:
     facts = [
         Compared("state", str(this.run.state), str(other.run.state)),
         Compared("trigger", this.run.trigger, other.run.trigger),
+        *_code(this.run.code_version, other.run.code_version),
         _seconds("duration", this.run.duration_s, other.run.duration_s),
         _number("rows/s", rate(this.run), rate(other.run)),
         *(
@@ -56,6 +58,18 @@ def compare(this: RunReport, other: RunReport) -> Comparison:
         [group for group in this.errors if group.reason not in there],
         [group for group in other.errors if group.reason not in here],
     )
+
+
+def _code(this: str | None, other: str | None) -> list[Compared]:
+    """By what code they were, as far as that differs: the commit or package, and the module itself."""
+    one, two = (
+        dict(part.split(":", 1) for part in (version or "").split() if ":" in part) for version in (this, other)
+    )
+    return [
+        Compared(f"code: {kind}", one.get(kind, _NOTHING)[:_DIGITS], two.get(kind, _NOTHING)[:_DIGITS], "another")
+        for kind in dict.fromkeys([*one, *two])
+        if one.get(kind) != two.get(kind)
+    ]
 
 
 def _stages(this: Sequence[StageCounts], other: Sequence[StageCounts]) -> list[Compared]:

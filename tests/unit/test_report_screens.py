@@ -97,6 +97,21 @@ def test_a_screen_is_as_it_was_agreed_and_fits(name: str, width: int, paint: obj
     assert [] == [line for line in map(uncoloured, lines) if len(line) > width]
 
 
+def test_two_runs_by_different_code_say_so() -> None:
+    newer = replace(REPORT, run=replace(REPORT.run, code_version="git:5d41402abc4b file:7d793037a076"))
+
+    told = [
+        (fact.name, fact.this, fact.other) for fact in compare(newer, REPORT).facts if fact.name.startswith("code:")
+    ]
+
+    assert [
+        ("code: git", "5d41402abc4b", "3f9c2ab1d2e4"),
+        ("code: file", "7d793037a076", "5d41402abc4b"),
+    ] == told
+    assert [] == [fact.name for fact in compare(REPORT, REPORT).facts if fact.name.startswith("code:")]
+    assert [] == [line for line in render_comparison(compare(newer, REPORT), width=80) if len(line) > 80]
+
+
 def uncoloured(line: str) -> str:
     return re.sub(r"\x1b\[\d+m", "", line)
 
