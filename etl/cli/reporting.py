@@ -18,12 +18,15 @@ from etl.app import Application
 from etl.cli.evidence import evidence_of
 from etl.cli.session import jobs_here, program, say, screen_width, show_json, with_application
 from etl.config import Settings
+from etl.core.baseline import Usual, zone_of
 from etl.core.comparison import compare
 from etl.core.pipeline import Pipeline
 from etl.core.report import Outlook, RunReport
+from etl.core.run import Run
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, EtlError
 from etl.jobs import FoundJobs, find_jobs
+from etl.postgres.habits import read_baseline
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.context import run_context
 from etl.reports.facts import comparison_facts, report_facts
@@ -93,8 +96,12 @@ async def _chosen(
 
 
 async def _show(application: Application, found: FoundJobs, shown: RunReport, paint: Paint) -> None:
-    outlook = await outlook_of(application, found, shown.run.job)
-    _print(render_report(replace(shown, outlook=outlook), width=screen_width(), program=program(), paint=paint))
+    shown = replace(
+        shown,
+        outlook=await outlook_of(application, found, shown.run.job),
+        baseline=await _baseline(application, found, shown.run),
+    )
+    _print(render_report(shown, width=screen_width(), program=program(), paint=paint))
 
 
 async def _compare(store: PostgresReportStore, run_id: UUID, other_id: UUID, json: bool) -> None:
@@ -123,6 +130,12 @@ async def outlook_of(application: Application, found: FoundJobs, job: str) -> Ou
     return replace(outlook, pending=pending, fire_times=_fire_times(pipeline, datetime.now(UTC)))
 
 
+async def _baseline(application: Application, found: FoundJobs, run: Run) -> Usual | None:
+    pipeline = found.pipelines.get(run.job)
+    zone = zone_of(None if pipeline is None else pipeline.source, run.trigger)
+    return await read_baseline(application.database, run, zone)
+
+
 def _fire_times(pipeline: Pipeline, now: datetime) -> Sequence[tuple[datetime, str]]:
     moments = [
         (moment, name)
@@ -143,7 +156,11 @@ async def _write_page(
     job = detail.report.run.job
     detail = replace(
         detail,
-        report=replace(detail.report, outlook=await outlook_of(application, found, job)),
+        report=replace(
+            detail.report,
+            outlook=await outlook_of(application, found, job),
+            baseline=await _baseline(application, found, detail.report.run),
+        ),
         other=None if other_id is None else await store.report(other_id),
         context=run_context(detail.report.run, found.pipelines.get(job)),
     )
