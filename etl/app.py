@@ -31,6 +31,7 @@ from etl.postgres.check import Findings, check, checked, count_pending
 from etl.postgres.database import ConnectionSettings, Database
 from etl.postgres.destination import Destinations
 from etl.postgres.embedded import EmbeddedServer
+from etl.postgres.episodes import Noted, PostgresEpisodes, log_changes
 from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import lease_connection
@@ -49,7 +50,9 @@ from etl.runtime.heartbeat import Heartbeat
 from etl.runtime.measuring import measure_on
 from etl.runtime.resources import Resources
 from etl.runtime.runner import Manner, Runner, Tools
+from etl.runtime.telling import telling
 from etl.runtime.threads import RowThreads
+from etl.runtime.watching import Watcher
 from etl.runtime.worker import Worker
 from etl.sinks.delivery import Delivery
 
@@ -102,7 +105,8 @@ class Application:
         self.settings = settings
         self.database = database
         self.tracing = tracing
-        self.store = PostgresRunStore(database, tracing.reaped)
+        self.store = PostgresRunStore(database, tracing.reaped, self._noted)
+        self._watcher: Watcher | None = None
         self.telemetry = PostgresTelemetryStore(database)
         self.issues = PostgresIssues(database)
         self.operations = Operations(database)
@@ -122,6 +126,11 @@ class Application:
         request = requested(pipeline, MANUAL, self.settings.pools, arguments=arguments, row_limit=limit)
         async with self._tools() as tools:
             return await self._run_request(tools, pipeline, request, hand)
+
+    def _noted(self, changes: Sequence[Noted]) -> None:
+        log_changes(changes)
+        if changes and self._watcher is not None:
+            self._watcher.hurry()
 
     async def check(self, pipeline: Pipeline) -> Findings:
         """What is wrong with a job, without running it."""
@@ -208,6 +217,8 @@ class Application:
     async def work(self, pipelines: dict[str, Pipeline], on_ready: Callable[[Worker], None]) -> None:
         """Be a worker until stopped; `on_ready` gets the worker before it begins."""
         service = Service(self._servable(pipelines), self.settings.pools)
+        episodes = PostgresEpisodes(self.database, service.jobs, self.worker.worker_id)
+        self._watcher = Watcher(service.jobs, episodes)
         async with self._tools() as tools:
             worker = Worker(
                 service,
@@ -217,6 +228,7 @@ class Application:
                 grace=self.settings.grace,
                 max_runs=self.settings.max_runs,
                 listen=partial(listening, self.database.settings),
+                watcher=self._watcher,
             )
             on_ready(worker)
             measuring = asyncio.create_task(
@@ -262,7 +274,8 @@ class Application:
     ) -> Run:
         hand.control.trust(lambda: tools.heartbeat.trusted_seconds(run.run_id))
         manner = Manner(on_progress=hand.on_progress, reap_dead=starter.end_dead)
-        return await Runner(tools).drive(pipeline, run, hand.control, started, manner)
+        async with telling(PostgresEpisodes(self.database, {pipeline.name: pipeline}, None), pipeline):
+            return await Runner(tools).drive(pipeline, run, hand.control, started, manner)
 
     @asynccontextmanager
     async def _tools(self) -> AsyncIterator[Tools]:

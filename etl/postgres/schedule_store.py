@@ -132,7 +132,7 @@ class PostgresScheduleStore:
 
     async def tidy(self) -> None:
         """Drop history that is older than it is kept, a little at a time."""
-        for name in ("tidy_runs", "tidy_ticks", "tidy_messages", "tidy_workers"):
+        for name in ("tidy_runs", "tidy_ticks", "tidy_messages", "tidy_workers", "tidy_episodes"):
             while await self._database.unit(partial(_tidy, statement(name), self._history)):
                 pass
         await tidy_partitions(self._database, self._history)
