@@ -26,6 +26,7 @@ from etl.core.run import Run
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, EtlError
 from etl.jobs import FoundJobs, find_jobs
+from etl.postgres.episodes import episodes_of
 from etl.postgres.habits import read_baseline
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.context import run_context
@@ -100,6 +101,7 @@ async def _show(application: Application, found: FoundJobs, shown: RunReport, pa
         shown,
         outlook=await outlook_of(application, found, shown.run.job),
         baseline=await _baseline(application, found, shown.run),
+        episodes=await episodes_of(application.database, [shown.run.job], shown.run.run_id),
     )
     _print(render_report(shown, width=screen_width(), program=program(), paint=paint))
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from etl.core.baseline import ENOUGH, Measure, Usual, oddities, rate, usual
+from etl.core.episode import Episode
 from etl.core.run import REPLAY, Run, RunState
 from etl.core.stages import StageCounts
 from etl.durations import format_duration
@@ -98,7 +99,8 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Everything the terminal report shows. `former`: the job's runs before this one, newest first."""
+    """Everything the terminal report shows. `former`: the job's runs before this one, newest first; `episodes`: what is
+    wrong with the job now, and what began with this run."""
 
     run: Run
     stages: list[StageCounts]
@@ -108,6 +110,7 @@ class RunReport:
     slices: Sequence[Slice] = ()
     outlook: Outlook | None = None
     baseline: Usual | None = None
+    episodes: Sequence[Episode] = ()
 
     @property
     def usual(self) -> Usual | None:

@@ -16,6 +16,7 @@ from etl.core.run import RunState
 from etl.core.sanitise import showable
 from etl.reports import words
 from etl.reports.columns import columns
+from etl.reports.episodes import episode_text
 from etl.reports.stage_table import stage_table
 
 WIDTH = 120
@@ -55,6 +56,9 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
     ]
     if said := against_usual(run, report.usual):
         lines += _wrapped(said, width)
+    for episode in report.episodes:
+        role = "" if episode.closed_at else "bad"
+        lines += [[(role, each)] for each in textwrap.wrap(episode_text(episode), width)[:3]]
     if run.error and run.state is not RunState.cancelled:
         text = words.one_line(f"{run.error_type}: {run.error}")
         lines += [[("bad", each)] for each in textwrap.wrap(text, width)[:4]]
