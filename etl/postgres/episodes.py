@@ -103,6 +103,7 @@ class PostgresEpisodes:
             if self._worker_id is not None:
                 columns = [job for job, _ in gone], [str(kind) for _, kind in gone]
                 await connection.execute(statement("forget_limits"), *columns)
+                await connection.execute(statement("forget_notices"), jobs)
 
         await self._database.unit(write)
 

@@ -1,4 +1,5 @@
--- An episode is over, unless it is closed, or began after whoever closes it had looked; who is to be told of it is.
+-- An episode is over, unless it is closed, or began after whoever closes it had looked; who was to be told of its
+-- beginning is to be told of that.
 --   $1 episode   $2 run that ended it (or null)   $3 text   $4 facts   $5 when that was looked at (null: just now)
 WITH closed AS (
     UPDATE etl.episode
@@ -9,7 +10,6 @@ WITH closed AS (
     INSERT INTO etl.notice (episode_id, recovered, at, run_id, text, facts)
     SELECT c.episode_id, true, c.closed_at, coalesce($2, c.run_id), $3::text, $4::jsonb
       FROM closed c
-      JOIN etl.job j ON j.job = c.job
-     WHERE j.tells
+      JOIN etl.notice f ON f.episode_id = c.episode_id AND NOT f.recovered
 )
 SELECT * FROM closed

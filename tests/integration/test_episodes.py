@@ -224,6 +224,36 @@ async def test_a_job_without_a_function_has_episodes_and_no_notices(database: Da
     assert 0 == await db.fetchval("SELECT count(*) FROM etl.notice")
 
 
+async def test_a_function_that_comes_later_hears_of_what_begins_from_then_on(database: Database, db: Db) -> None:
+    heard = Heard()
+    await ended(database, RunState.failed)
+    (replica,) = await replicas(database, 1, a_job("job", on_event=heard))
+
+    await ended(database, None)
+    await replica.look()
+    before = heard.kinds
+    await ended(database, RunState.failed)
+    await replica.look()
+
+    assert [] == before
+    assert ["failed"] == heard.kinds
+
+
+async def test_what_was_to_be_told_to_a_function_that_is_gone_is_not_told_to_a_later_one(
+    database: Database, db: Db
+) -> None:
+    heard = Heard()
+    await replicas(database, 1, a_job("job", on_event=heard))
+    await ended(database, RunState.failed)
+    await replicas(database, 1, a_job("job"))
+    (replica,) = await replicas(database, 1, a_job("job", on_event=heard))
+
+    await replica.look()
+
+    assert [] == heard
+    assert (False, True) == tuple(await db.fetchrow("SELECT told, settled_at IS NOT NULL FROM etl.notice") or ())
+
+
 async def test_a_run_by_hand_tells_before_its_process_goes(database: Database, db: Db) -> None:
     await db.execute("CREATE TABLE src (id bigint PRIMARY KEY, status text); INSERT INTO src VALUES (1, 'pending')")
     await db.execute("CREATE TABLE dst (id bigint)")
