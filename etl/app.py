@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from etl.config import Settings
 from etl.core.backfill import FireTime, Only, wanted
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Blocker, Pool, RunRequest, Tracing, WorkerIdentity
+from etl.core.ports import Blocker, JobMeasures, Pool, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
 from etl.core.sink import RemoteTableSink, TableSink
@@ -36,6 +37,7 @@ from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import lease_connection
 from etl.postgres.listener import listening
+from etl.postgres.oldest import OldestRows
 from etl.postgres.operations import Operations
 from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
@@ -107,6 +109,7 @@ class Application:
         self.tracing = tracing
         self.store = PostgresRunStore(database, tracing.reaped, self._noted)
         self._watcher: Watcher | None = None
+        self._oldest = OldestRows(database)
         self.telemetry = PostgresTelemetryStore(database)
         self.issues = PostgresIssues(database)
         self.operations = Operations(database)
@@ -232,13 +235,22 @@ class Application:
             )
             on_ready(worker)
             measuring = asyncio.create_task(
-                measure_on(self.tracing, service.jobs, self.telemetry.measure, self.backlog)
+                measure_on(self.tracing, service.jobs, partial(self._measures, service.jobs), self.backlog)
             )
             try:
                 await worker.run()
             finally:
                 measuring.cancel()
                 await asyncio.gather(measuring, return_exceptions=True)
+
+    async def _measures(self, pipelines: Mapping[str, Pipeline], jobs: Sequence[str]) -> dict[str, JobMeasures]:
+        """How jobs stand, with the age of their oldest rows where sources tell it."""
+        found = await self.telemetry.measure(jobs)
+        for job in jobs:
+            with contextlib.suppress(Exception):  # what is wrong with its table is told elsewhere
+                age = await self._oldest.age(pipelines[job])
+                found[job] = found[job] if age is None else found[job]._replace(unswept_s=age)
+        return found
 
     def _servable(self, pipelines: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
         """The jobs whose pool is known; the others are out of service, and that is said."""

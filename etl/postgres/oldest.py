@@ -72,6 +72,15 @@ class OldestRows:
             self._known.pop(pipeline.name, None)  # it has changed: look again
             raise
 
+    async def age(self, pipeline: Pipeline) -> float | None:
+        """Seconds for which the oldest pending row waits, 0 without one; None where nothing tells that."""
+        if not isinstance(pipeline.source, TableSource) or pipeline.source.pending_since is None:
+            return None
+        found = await self.look(pipeline, timedelta())
+        if found is None:
+            return None
+        return 0.0 if found.oldest is None else (found.now - found.oldest).total_seconds()
+
     async def _ask(self, connection: Connection, pipeline: Pipeline, limit: timedelta) -> Oldest:
         if pipeline.name not in self._known:
             self._known[pipeline.name] = await _statements(connection, pipeline)

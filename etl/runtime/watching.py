@@ -15,8 +15,9 @@ from datetime import timedelta
 
 from etl.core.episode import judged, judged_backlog
 from etl.core.pipeline import Pipeline
+from etl.core.sanitise import describe_exception
 from etl.core.watch import EpisodeStore
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, DatabaseUnavailableError
 from etl.runtime.telling import Teller
 
 logger = logging.getLogger("etl.watch")
@@ -92,8 +93,11 @@ class Watcher:
         """Judge by the job's own table."""
         try:
             standing = await self._store.look_at_backlog(pipeline)
-        except ConfigurationError as error:
-            logger.error("job %s: backlog_limit cannot be judged: %s", pipeline.name, error)
+        except DatabaseUnavailableError:
+            raise
+        except Exception as error:  # the job's own, and no matter of the others
+            told = str(error) if isinstance(error, ConfigurationError) else describe_exception(error).message
+            logger.error("job %s: backlog_limit cannot be judged: %s", pipeline.name, told)
             self._due[pipeline.name] = time.monotonic() + _LATER
             return
         if standing is None:

@@ -21,6 +21,7 @@ from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import Run, RunState
 from etl.postgres.database import Database
 from etl.postgres.episodes import HELD, PostgresEpisodes
+from etl.postgres.oldest import OldestRows
 from etl.postgres.run_store import PostgresRunStore
 from etl.runtime.telling import Teller
 from etl.runtime.watching import Watcher
@@ -392,21 +393,62 @@ async def test_a_row_that_is_set_aside_does_not_wait(database: Database, db: Db)
     assert [("backlog", True)] == await episodes(db)
 
 
+async def test_the_age_of_the_oldest_row_is_known_where_the_source_tells_it(database: Database, db: Db) -> None:
+    await db.execute("SET timezone = 'UTC'")
+    await db.execute(SOURCE.format(type="timestamptz"))
+    marked: Any = {"done": "status = 'done'"}
+    oldest = OldestRows(database)
+
+    age = await oldest.age(waiting(**marked))
+    await db.execute("UPDATE src SET status = 'done'")
+    without = await oldest.age(waiting(**marked))
+    silent = await oldest.age(
+        Pipeline("j", BatchProcessingSource("src", pending="true", **marked), PostgresSink("dst"))
+    )
+
+    assert age is not None
+    assert 3600 <= age < 4000
+    assert (0.0, None) == (without, silent)
+
+
 @pytest.mark.parametrize(("column", "said"), [("att", "did you mean 'at'?"), ("status", "is of type text")])
 async def test_a_column_that_tells_no_time_is_a_fault_of_the_job_and_stops_no_watch(
-    database: Database, db: Db, caplog: pytest.LogCaptureFixture, column: str, said: str
+    database: Database,
+    db: Db,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    column: str,
+    said: str,
 ) -> None:
     await db.execute(SOURCE.format(type="timestamptz"))
     job = waiting(column, done="status = 'done'")
     (replica,) = await replicas(database, 1, job)
-    caplog.set_level(logging.ERROR)
-    logging.getLogger("etl").propagate = True
+    monkeypatch.setattr(logging.getLogger("etl"), "propagate", True)
 
     await replica.watcher.look_at_backlog(job)
     findings = await Application(Settings(lease=LEASE), database, NoTracing()).check(job)
 
     assert said in caplog.text
     assert [True] == [said in str(fault) and "pending_since" in str(fault) for fault in findings.faults]
+
+
+async def test_a_table_that_changes_is_looked_up_again(
+    database: Database, db: Db, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("etl"), "propagate", True)
+    await db.execute("SET timezone = 'UTC'")
+    await db.execute(SOURCE.format(type="timestamptz"))
+    job = waiting(done="status = 'done'")
+    (replica,) = await replicas(database, 1, job)
+    await look_at(replica, job)
+
+    await db.execute("ALTER TABLE src RENAME at TO since")
+    await look_at(replica, job)
+    await db.execute("ALTER TABLE src RENAME since TO at; UPDATE src SET status = 'done'")
+    await look_at(replica, job)
+
+    assert "job job: backlog_limit cannot be judged: column src.at does not exist" in caplog.text
+    assert [("backlog", False)] == await episodes(db)
 
 
 # Telling

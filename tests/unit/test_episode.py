@@ -14,7 +14,9 @@ from etl.core.counts import Counts
 from etl.core.episode import Change, Closing, Episode, LateRun, Opening, Standing, after_run, judged, judged_backlog
 from etl.core.event import EventKind
 from etl.core.limits import Limits
+from etl.core.report import RunReport
 from etl.core.run import REPLAY, Run, RunState
+from etl.reports.terminal import ansi, render_report
 
 NOW = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
 RUN_ID = UUID(int=7)
@@ -120,6 +122,16 @@ def test_what_begins_is_open_once_and_ends_once(looks: list[tuple[bool, int]]) -
         assert len(open_) <= 1
         assert hours <= 1 or paused or len(open_) == 1
         assert hours > 1 or not open_
+
+
+def test_a_report_says_what_is_wrong_and_what_was() -> None:
+    since = known(EventKind.failed)._replace(opened_at=NOW, text="run 1 of job failed:\n\x1b[2J no luck")
+    over = since._replace(kind=EventKind.late, closed_at=NOW + HOUR)
+
+    lines = render_report(RunReport(a_run(RunState.failed), [], [], episodes=[since, over]), paint=ansi)
+
+    assert "\x1b[31mFAILED since 2024-02-29 12:00 UTC: run 1 of job failed: \\x1b[2J no luck\x1b[0m" in lines
+    assert 'was late from 2024-02-29 12:00:00 to 13:00:00 UTC: "run 1 of job failed: \\x1b[2J no luck"' in lines
 
 
 def test_a_closing_says_what_became_of_it_and_facts_are_json() -> None:
