@@ -113,7 +113,10 @@ async def telling(store: EpisodeStore, pipeline: Pipeline) -> AsyncIterator[None
     if pipeline.on_event is None:
         yield
         return
-    await store.register()
+    try:
+        await store.register()
+    except Exception as error:
+        logger.error("job %s: on_event will not be told: %s", pipeline.name, describe_exception(error).message)
     yield
     try:
         teller = Teller(store, {pipeline.name: pipeline.on_event})
