@@ -185,25 +185,32 @@ def fewer(slices: Sequence[Slice], at_most: int) -> list[Slice]:
 
 
 def against_usual(run: Run, past: Usual | None) -> str | None:
-    """A sentence about a run and its job's habit; None where nothing can be said."""
+    """Sentences about a run and its job's habit, and what is unusual about it; None where nothing can be said."""
+    sentences = [each for each in (beside_usual(run, past), unusual(run, past)) if each]
+    return " ".join(sentences) or None
+
+
+def unusual(run: Run, past: Usual | None) -> str | None:
+    """A sentence about what of a run is out of the ordinary; None where nothing is."""
+    odd = [] if past is None else oddities(run, past)
+    return f"Unusual: {'; '.join(odd)}." if odd else None
+
+
+def beside_usual(run: Run, past: Usual | None) -> str | None:
+    """What is usual, and how a run stands beside that; None where nothing can be said."""
     if past is None:
         return None
     habit = f"Usual: {format_duration(past.duration_s)} at {past.rate:,.0f} rows/s (median of {past.among})"
-    odd = oddities(run, past)
     pace = rate(run)
     if pace is None or run.duration_s is None or run.trigger == REPLAY:
-        return f"{habit}.{_unusual(odd)}"
+        return f"{habit}."
     if not run.state.is_final:
-        return f"{habit}; {_ratio(pace, past.rate)} of its rate so far.{_unusual(odd)}"
+        return f"{habit}; {_ratio(pace, past.rate)} of its rate so far."
     known = past.norms.get(Measure.rate)
     word = ("about", "faster than", "slower than")[0 if known is None else known.beyond(pace)]
     long = f"took {_ratio(run.duration_s, past.duration_s)} of the usual time"
     longest = ", longer than any of them" if run.duration_s > past.longest_s else ""
-    return f"{habit}. This run {long}{longest}, {word} the usual rate ({_ratio(pace, past.rate)}).{_unusual(odd)}"
-
-
-def _unusual(odd: Sequence[str]) -> str:
-    return f" Unusual: {'; '.join(odd)}." if odd else ""
+    return f"{habit}. This run {long}{longest}, {word} the usual rate ({_ratio(pace, past.rate)})."
 
 
 def _ratio(value: float, norm: float) -> str:

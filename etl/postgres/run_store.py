@@ -108,7 +108,8 @@ class PostgresRunStore:
     async def reap(self, only: Sequence[UUID] | None = None, may_judge: Callable[[], bool] = lambda: True) -> list[Run]:
         """End lost runs as crashed, one transaction each, and ask for runs that take over what they held.
 
-        Sessions that hold locks for a client that fell silent are ended first, for nothing here waits for a lock.
+        Sessions that hold locks for a client that fell silent are ended first, for nothing here waits for a lock; but
+        for one on an episode that somebody else is just writing, for no longer than such a client may be silent.
         `may_judge` is asked inside each transaction: the one before may have been cut off by an outage in which all
         leases ran out. What comes after the answer to BEGIN comes soon, or the server ends the idle transaction.
         """

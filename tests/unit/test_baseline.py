@@ -14,7 +14,9 @@ from hypothesis import given
 from etl import BatchProcessingSource, CronTrigger, PubSubTrigger
 from etl.core.baseline import Measure, baseline, hour_of, norm, oddities, usual, zone_of
 from etl.core.counts import Counts
+from etl.core.report import RunReport
 from etl.core.run import Run, RunState
+from etl.reports.terminal import ansi, render_report
 
 VALUES = st.lists(st.floats(0, 1e9), min_size=3, max_size=40)
 SLACK = st.floats(0.01, 10)
@@ -168,6 +170,12 @@ def told(run: Run, former: list[Run]) -> str:
 )  # fmt: skip
 def test_what_is_unusual_is_said_with_what_would_be_usual(run: Run, expected: str) -> None:
     assert expected == told(run, weeks(5))
+
+
+def test_the_screen_says_what_is_unusual_on_a_line_of_its_own() -> None:
+    lines = render_report(RunReport(a_run(claimed=0), [], [], weeks(5)), paint=ansi)
+
+    assert "\x1b[33mUnusual: fewer rows than usual (0; usually 3,997 to 9,005).\x1b[0m" in lines
 
 
 def test_failures_are_set_beside_those_of_the_past() -> None:
