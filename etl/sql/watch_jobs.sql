@@ -1,11 +1,14 @@
 -- How jobs stand that promise something of themselves: runs that go on for too long, when a row was written last, what
--- is open, and whether somebody is to be told of something. The end of a run is looked for among the job's last 2,000.
+-- is open, and whether somebody is to be told of something. The end of a run with rows is looked for among the job's
+-- last 2,000 runs, and the look ends with twenty of them.
 --   $1 jobs   $2 longest time of a run, in seconds (or null)   $3 whether silence matters   $4 whether the job tells
 SELECT j.job, clock_timestamp() AS now, coalesce(k.paused_at IS NOT NULL, false) AS paused,
        CASE WHEN j.quiet THEN greatest(k.first_seen_at, (
-           SELECT max(r.ended_at)
-             FROM (SELECT * FROM etl.run n WHERE n.job = j.job ORDER BY n.queued_at DESC LIMIT 2000) AS r
-            WHERE r.state IN ('succeeded', 'partial') AND r.written > 0), (
+           SELECT max(s.ended_at)
+             FROM (SELECT r.ended_at
+                     FROM (SELECT * FROM etl.run n WHERE n.job = j.job ORDER BY n.queued_at DESC LIMIT 2000) AS r
+                    WHERE r.state IN ('succeeded', 'partial') AND r.written > 0
+                    LIMIT 20) AS s), (
            SELECT max(b.ended_at)
              FROM etl.run r
              JOIN etl.batch b ON b.run_id = r.run_id
