@@ -25,6 +25,8 @@ logger = logging.getLogger("etl.watch")
 
 # Seconds that one call may take.
 LIMIT = 30.0
+# Seconds that an async function has on top of it to end when it is cancelled.
+SLACK = 1.0
 # Seconds until what could not be told is tried again, by the number of the attempt; after the last there is none.
 AGAIN = (30.0, 60.0, 120.0, 240.0)
 
@@ -100,9 +102,11 @@ class Teller:
 
         threading.Thread(target=work, name=f"etl-event-{job}", daemon=True).start()
         try:
-            async with asyncio.timeout(self._limit * 1.1):
+            async with asyncio.timeout(self._limit + SLACK):
                 return await asyncio.shield(over)
         except TimeoutError:
+            if over.done():  # just now
+                return over.result()
             self._hung.add(job)
             return f"it did not come to an end within {self._limit:g} s"
 
