@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from etl.core.after import AfterTrigger
 from etl.core.context import Context
+from etl.core.event import Event, EventKind
 from etl.core.message import Message
 from etl.core.overlap import Missed, Overlap
 from etl.core.pipeline import Pipeline
@@ -39,6 +40,8 @@ __all__ = [
     "CronTrigger",
     "DailyTrigger",
     "EtlError",
+    "Event",
+    "EventKind",
     "Message",
     "Missed",
     "OnceTrigger",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from etl.config import Settings
 from etl.core.backfill import FireTime, Only, wanted
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Blocker, Pool, RunRequest, Tracing, WorkerIdentity
+from etl.core.ports import Blocker, JobMeasures, Pool, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
 from etl.core.sink import RemoteTableSink, TableSink
@@ -31,10 +32,12 @@ from etl.postgres.check import Findings, check, checked, count_pending
 from etl.postgres.database import ConnectionSettings, Database
 from etl.postgres.destination import Destinations
 from etl.postgres.embedded import EmbeddedServer
+from etl.postgres.episodes import Noted, PostgresEpisodes, log_changes
 from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
 from etl.postgres.leases import lease_connection
 from etl.postgres.listener import listening
+from etl.postgres.oldest import OldestRows
 from etl.postgres.operations import Operations
 from etl.postgres.publishing import publishing_through
 from etl.postgres.retention import tidy_history, tidy_some
@@ -50,7 +53,9 @@ from etl.runtime.heartbeat import Heartbeat
 from etl.runtime.measuring import measure_on
 from etl.runtime.resources import Resources
 from etl.runtime.runner import Manner, Runner, Tools
+from etl.runtime.telling import telling
 from etl.runtime.threads import RowThreads
+from etl.runtime.watching import Watcher
 from etl.runtime.worker import Worker
 from etl.sinks.delivery import Delivery
 
@@ -103,7 +108,9 @@ class Application:
         self.settings = settings
         self.database = database
         self.tracing = tracing
-        self.store = PostgresRunStore(database, tracing.reaped)
+        self.store = PostgresRunStore(database, tracing.reaped, self._noted)
+        self._watcher: Watcher | None = None
+        self._oldest = OldestRows(database)
         self.telemetry = PostgresTelemetryStore(database)
         self.issues = PostgresIssues(database)
         self.operations = Operations(database)
@@ -123,6 +130,11 @@ class Application:
         request = requested(pipeline, MANUAL, self.settings.pools, arguments=arguments, row_limit=limit)
         async with self._tools() as tools:
             return await self._run_request(tools, pipeline, request, hand)
+
+    def _noted(self, changes: Sequence[Noted]) -> None:
+        log_changes(changes)
+        if changes and self._watcher is not None:
+            self._watcher.hurry()
 
     async def check(self, pipeline: Pipeline) -> Findings:
         """What is wrong with a job, without running it."""
@@ -220,6 +232,8 @@ class Application:
     async def work(self, pipelines: dict[str, Pipeline], on_ready: Callable[[Worker], None]) -> None:
         """Be a worker until stopped; `on_ready` gets the worker before it begins."""
         service = Service(self._servable(pipelines), self.settings.pools)
+        episodes = PostgresEpisodes(self.database, service.jobs, self.worker.worker_id)
+        self._watcher = Watcher(service.jobs, episodes)
         async with self._tools() as tools:
             worker = Worker(
                 service,
@@ -229,16 +243,26 @@ class Application:
                 grace=self.settings.grace,
                 max_runs=self.settings.max_runs,
                 listen=partial(listening, self.database.settings),
+                watcher=self._watcher,
             )
             on_ready(worker)
             measuring = asyncio.create_task(
-                measure_on(self.tracing, service.jobs, self.telemetry.measure, self.backlog)
+                measure_on(self.tracing, service.jobs, partial(self._measures, service.jobs), self.backlog)
             )
             try:
                 await worker.run()
             finally:
                 measuring.cancel()
                 await asyncio.gather(measuring, return_exceptions=True)
+
+    async def _measures(self, pipelines: Mapping[str, Pipeline], jobs: Sequence[str]) -> dict[str, JobMeasures]:
+        """How jobs stand, with the age of their oldest rows where sources tell it."""
+        found = await self.telemetry.measure(jobs)
+        for job in jobs:
+            with contextlib.suppress(Exception):  # what is wrong with its table is told elsewhere
+                age = await self._oldest.age(pipelines[job])
+                found[job] = found[job] if age is None else found[job]._replace(unswept_s=age)
+        return found
 
     def _servable(self, pipelines: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
         """The jobs whose pool is known; the others are out of service, and that is said."""
@@ -274,7 +298,8 @@ class Application:
     ) -> Run:
         hand.control.trust(lambda: tools.heartbeat.trusted_seconds(run.run_id))
         manner = Manner(on_progress=hand.on_progress, reap_dead=starter.end_dead)
-        return await Runner(tools).drive(pipeline, run, hand.control, started, manner)
+        async with telling(PostgresEpisodes(self.database, {pipeline.name: pipeline}, None), pipeline):
+            return await Runner(tools).drive(pipeline, run, hand.control, started, manner)
 
     @asynccontextmanager
     async def _tools(self) -> AsyncIterator[Tools]:

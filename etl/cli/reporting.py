@@ -18,12 +18,15 @@ from etl.app import Application
 from etl.cli.evidence import evidence_of
 from etl.cli.session import jobs_here, program, say, screen_width, show_json, with_application
 from etl.config import Settings
+from etl.core.baseline import zone_of
 from etl.core.comparison import compare
 from etl.core.pipeline import Pipeline
 from etl.core.report import Outlook, RunReport
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, EtlError
 from etl.jobs import FoundJobs, find_jobs
+from etl.postgres.episodes import episodes_of
+from etl.postgres.habits import read_baseline
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.context import run_context
 from etl.reports.facts import comparison_facts, report_facts
@@ -52,7 +55,7 @@ def report(
         else:
             shown = await store.report(run_id)
             assert shown is not None
-            shown = replace(shown, outlook=await outlook_of(application, found, shown.run.job))
+            shown = await _complete(application, found, shown)
             if json:
                 show_json(report_facts(shown, follow_up(shown, program())))
             else:
@@ -68,7 +71,7 @@ async def tell(application: Application, run_id: UUID) -> None:
     shown = await PostgresReportStore(application.database).report(run_id)
     if shown is not None:
         found = find_jobs(application.settings.jobs, Path.cwd())
-        _show(replace(shown, outlook=await outlook_of(application, found, shown.run.job)), plain)
+        _show(await _complete(application, found, shown), plain)
 
 
 async def _chosen(
@@ -93,6 +96,19 @@ async def _chosen(
             remedy=f"see: etl runs {this.run.job}",
         )
     return run_id, other_id
+
+
+async def _complete(application: Application, found: FoundJobs, shown: RunReport) -> RunReport:
+    """A report with how the job stands now, and what is usual for it."""
+    job = shown.run.job
+    pipeline = found.pipelines.get(job)
+    zone = zone_of(None if pipeline is None else pipeline.source, shown.run.trigger)
+    return replace(
+        shown,
+        outlook=await outlook_of(application, found, job),
+        baseline=await read_baseline(application.database, shown.run, zone),
+        episodes=await episodes_of(application.database, [job], shown.run.run_id),
+    )
 
 
 def _show(shown: RunReport, paint: Paint) -> None:
@@ -145,7 +161,7 @@ async def _write_page(
     job = detail.report.run.job
     detail = replace(
         detail,
-        report=replace(detail.report, outlook=await outlook_of(application, found, job)),
+        report=await _complete(application, found, detail.report),
         other=None if other_id is None else await store.report(other_id),
         context=run_context(detail.report.run, found.pipelines.get(job)),
     )

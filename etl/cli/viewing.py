@@ -14,6 +14,7 @@ from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
 from etl.cli.session import jobs_here, no_job, say, show, show_json, with_application
 from etl.config import Settings
+from etl.core.episode import Episode
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_DONE, EXIT_MISUSE, Run, RunState
 from etl.core.table_source import TableSource
@@ -22,9 +23,11 @@ from etl.durations import format_duration
 from etl.errors import ConfigurationError
 from etl.jobs import FoundJobs, find_jobs
 from etl.postgres.check import Findings
+from etl.postgres.episodes import episodes_of
 from etl.postgres.issues import key_text
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.columns import columns
+from etl.reports.episodes import episode_text
 from etl.reports.facts import run_facts
 from etl.reports.words import LEGEND, strip
 
@@ -151,14 +154,17 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
                 f"{word!r} is not a state of a run", setting="--status", remedy=f"use {', '.join(known)}"
             )
 
-    async def main(application: Application) -> tuple[Sequence[Run], dict[str, list[RunState]]]:
+    async def main(application: Application) -> tuple[Sequence[Run], dict[str, list[RunState]], list[Episode]]:
         listed = await application.store.list(job, status or None, limit)
         if job is not None and not listed:
             await _require_known(application, job)
         jobs = list(dict.fromkeys(run.job for run in listed))
-        return listed, {} if json else await PostgresReportStore(application.database).recent(jobs, _RECENT)
+        if json:
+            return listed, {}, []
+        strips = await PostgresReportStore(application.database).recent(jobs, _RECENT)
+        return listed, strips, await episodes_of(application.database, [job] if job else None)
 
-    listed, recent = with_application(settings, main)
+    listed, recent, wrong = with_application(settings, main)
     if json:
         show_json([run_facts(run) for run in listed])
     elif listed:
@@ -166,6 +172,7 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
         # Beside the newest run of a job how its last ones ended, the newest last.
         rows = [[*_run_row(run), strip(recent.pop(run.job, []))] for run in listed]
         show(columns([[*header, "recent"], *rows], right=(5, 6, 7, 8)))
+        show(["", *map(episode_text, wrong)] if wrong else [])
         if sys.stdout.isatty():
             say(f"recent: {LEGEND}")
     else:

@@ -86,5 +86,8 @@ def _of_source(pipeline: Pipeline, declarations: Declarations) -> Iterator[tuple
 def _of_pipeline(pipeline: Pipeline) -> Iterator[tuple[str, Any, Any]]:
     yield "max_quarantined", pipeline.quota, Quota()
     yield "timeout", pipeline.timeout, None
+    yield "finish_within", pipeline.finish_within, None
+    yield "backlog_limit", pipeline.backlog_limit, None
+    yield "quiet_for", pipeline.quiet_for, None
     yield "pool", pipeline.pool, None
     yield "overlap_key", pipeline.overlap_key, pipeline.name

@@ -27,14 +27,15 @@ from etl.errors import ConfigurationError
 
 CLOCK_KEYS = ("schedule", "timezone", "overlap", "missed", "start_deadline")
 SOURCE_KEYS = ("batch_size", "concurrency")
-PIPELINE_KEYS = ("max_quarantined", "timeout", "pool", "overlap_key")
+LIMIT_KEYS = ("finish_within", "backlog_limit", "quiet_for")
+PIPELINE_KEYS = ("max_quarantined", "timeout", *LIMIT_KEYS, "pool", "overlap_key")
 KEYS = (*CLOCK_KEYS, *SOURCE_KEYS, *PIPELINE_KEYS, "enabled")
 
 T = TypeVar("T")
 
 # Takes away a bound that the job module sets.
 NONE = "none"
-_UNBOUNDED = ("start_deadline", "max_quarantined", "timeout", "pool")
+_UNBOUNDED = ("start_deadline", "max_quarantined", "timeout", "pool", *LIMIT_KEYS)
 _ATTRIBUTES = {"max_quarantined": "quota"}
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -69,8 +70,11 @@ class Overridden:
 
     @property
     def served(self) -> Pipeline:
-        """The job to run: the triggers of one that is not enabled ask for nothing."""
-        return self.pipeline if self.enabled else _with(self.pipeline, source=_with(self.pipeline.source, triggers=()))
+        """The job to run: the triggers of one that is not enabled ask for nothing, and nobody expects rows of it."""
+        if self.enabled:
+            return self.pipeline
+        source = _with(self.pipeline.source, triggers=())
+        return _with(self.pipeline, source=source, backlog_limit=None, quiet_for=None)
 
 
 def entries_by_job(

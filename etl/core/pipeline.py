@@ -9,6 +9,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
+from etl.core.event import Hook, checked_hook
+from etl.core.limits import Limits, parse_limit, require_age
 from etl.core.processor import Processor, as_processor
 from etl.core.quota import Quota, parse_quota
 from etl.core.sink import Sink
@@ -28,6 +30,11 @@ class Pipeline:
     `max_quarantined`  rows (50) or share of the claimed rows ("2%") a run may set aside; one more fails the run and
                        gives the batch in hand back, so that a bad deploy does not poison the table.
     `timeout`          longest time one run may take; what is in hand is given back and the run ends `timed_out`.
+    `finish_within`    how long after its start a run must have ended; one that goes on is told of, and goes on.
+    `backlog_limit`    how long the oldest pending row may wait; needs the source's `pending_since`.
+    `quiet_for`        how long there may be no row written by a run that succeeded or is still going.
+    `on_event`         function (sync or async) that gets an `Event` when one of these bounds is broken, a run fails,
+                       crashes or sets aside too much, and when that is over; default: the source's method of that name.
     `overlap_key`      jobs with the same key count as one for the overlap policies of triggers; default: the name.
     `pool`             name of a limit on runs that are active at once in the whole cluster; settings give its size:
                        `[pools]` in etl.toml.
@@ -47,6 +54,10 @@ class Pipeline:
         timeout: Duration | None = None,
         overlap_key: str | None = None,
         pool: str | None = None,
+        finish_within: Duration | None = None,
+        backlog_limit: Duration | None = None,
+        quiet_for: Duration | None = None,
+        on_event: Hook | None = None,
         resources: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -63,6 +74,12 @@ class Pipeline:
         try:
             self.quota: Quota = parse_quota(max_quarantined)
             self.timeout: timedelta | None = None if timeout is None else parse_duration(timeout)
+            self.finish_within = parse_limit("finish_within", finish_within)
+            self.backlog_limit = parse_limit("backlog_limit", backlog_limit)
+            self.quiet_for = parse_limit("quiet_for", quiet_for)
+            if self.backlog_limit is not None:
+                require_age(self.source)
+            self.on_event = checked_hook(getattr(self.source, "on_event", None) if on_event is None else on_event)
         except ConfigurationError as error:
             raise self._refusal(error.setting, error.problem, error.remedy) from None
         except ValueError as error:
@@ -71,6 +88,11 @@ class Pipeline:
             raise self._refusal("timeout", f"{timeout!r} leaves no time at all", "leave it out for no bound")
         self.resources = self._checked_resources(resources)
         self.declared_at = _declaration_place()
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds that are judged while the job goes on."""
+        return Limits(self.finish_within, self.backlog_limit, self.quiet_for)
 
     def _checked_name(self, setting: str, value: str | None) -> str | None:
         if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):

@@ -268,7 +268,8 @@ class TelemetryStore(Protocol):
 
 
 class JobMeasures(NamedTuple):
-    """How a job stands: rows in quarantine, and seconds since a run last began that went through all its rows."""
+    """How a job stands: rows in quarantine, and for how many seconds the oldest pending row waits: by the column that
+    the source names, else since a run last began that went through all its rows."""
 
     quarantined: int
     unswept_s: float

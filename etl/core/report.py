@@ -1,7 +1,7 @@
 """The facts of a run, and the sentences that say what they amount to.
 
-A run is judged against its own job's past: the usual is the median of its last runs that came to an end with rows in
-hand, and an error is new when no run among the last ones had it. All of it is arithmetic over what is recorded.
+A run is judged against its own job's past: `core.baseline` says what is usual, and an error is new when no run among
+the last ones had it. All of it is arithmetic over what is recorded.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from statistics import median
 
+from etl.core.baseline import ENOUGH, Measure, Usual, oddities, rate, usual
+from etl.core.episode import Episode
 from etl.core.run import REPLAY, Run, RunState
 from etl.core.stages import StageCounts
 from etl.durations import format_duration
 
-# Fewer former runs than this are no habit.
-ENOUGH = 3
-# How far from the median rate is out of the ordinary.
-_ODD = 1.5
+__all__ = ["ENOUGH", "Usual", "rate", "usual"]  # of `core.baseline`, for who judges runs
 
 
 class Standing(StrEnum):
@@ -90,16 +88,6 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
-    """What the job's last `runs` runs were like: medians of duration (seconds) and rate (claimed rows a second)."""
-
-    runs: int
-    duration_s: float
-    longest_s: float
-    rate: float
-
-
-@dataclass(frozen=True, slots=True)
 class Outlook:
     """How things stand now. `held` of the `pending` rows are set aside; `fire_times` come with their trigger's name."""
 
@@ -112,7 +100,8 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Everything the terminal report shows. `former`: the job's runs before this one, newest first."""
+    """Everything the terminal report shows. `former`: the job's runs before this one, newest first; `episodes`: what is
+    wrong with the job now, and what began with this run."""
 
     run: Run
     stages: list[StageCounts]
@@ -121,11 +110,13 @@ class RunReport:
     gone: Sequence[FormerError] = ()
     slices: Sequence[Slice] = ()
     outlook: Outlook | None = None
+    baseline: Usual | None = None
+    episodes: Sequence[Episode] = ()
 
     @property
     def usual(self) -> Usual | None:
-        """What to compare the run with; None while there are too few former runs."""
-        return usual(self.former)
+        """What to compare the run with: runs of its hour, where that is known; None while there are too few at all."""
+        return self.baseline or usual(self.former)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,38 +205,30 @@ def waited_at_most(run: Run, former: Sequence[Run]) -> float | None:
     return (run.started_at - max(begun)).total_seconds() if begun else None
 
 
-def rate(run: Run) -> float | None:
-    """Claimed rows a second by the clock on the wall; None without rows or time."""
-    return run.counts.claimed / run.duration_s if run.duration_s and run.counts.claimed else None
-
-
-def usual(former: Sequence[Run]) -> Usual | None:
-    """The medians of those former runs that ended by themselves with rows in hand; None while there are too few."""
-    fit = [
-        (run.duration_s, each)
-        for run in former
-        if run.state in (RunState.succeeded, RunState.partial) and run.trigger != REPLAY
-        if run.duration_s is not None and (each := rate(run)) is not None
-    ]
-    if len(fit) < ENOUGH:
-        return None
-    durations, rates = zip(*fit, strict=True)
-    return Usual(len(fit), median(durations), max(durations), median(rates))
-
-
 def against_usual(run: Run, past: Usual | None) -> str | None:
-    """A sentence about a run and its job's habit; None where nothing can be said."""
+    """Sentences about a run and its job's habit, and what is unusual about it; None where nothing can be said."""
+    sentences = [each for each in (beside_usual(run, past), unusual(run, past)) if each]
+    return " ".join(sentences) or None
+
+
+def unusual(run: Run, past: Usual | None) -> str | None:
+    """A sentence about what of a run is out of the ordinary; None where nothing is."""
+    odd = [] if past is None else oddities(run, past)
+    return f"Unusual: {'; '.join(odd)}." if odd else None
+
+
+def beside_usual(run: Run, past: Usual | None) -> str | None:
+    """What is usual, and how a run stands beside that; None where nothing can be said."""
     if past is None:
         return None
-    habit = (
-        f"Usual: {format_duration(past.duration_s)} at {past.rate:,.0f} rows/s (median of the last {past.runs} runs)"
-    )
+    habit = f"Usual: {format_duration(past.duration_s)} at {past.rate:,.0f} rows/s (median of {past.among})"
     pace = rate(run)
     if pace is None or run.duration_s is None or run.trigger == REPLAY:
         return f"{habit}."
     if not run.state.is_final:
         return f"{habit}; {_ratio(pace, past.rate)} of its rate so far."
-    word = "slower than" if pace * _ODD < past.rate else "faster than" if pace > _ODD * past.rate else "about"
+    known = past.norms.get(Measure.rate)
+    word = ("about", "faster than", "slower than")[0 if known is None else known.beyond(pace)]
     long = f"took {_ratio(run.duration_s, past.duration_s)} of the usual time"
     longest = ", longer than any of them" if run.duration_s > past.longest_s else ""
     return f"{habit}. This run {long}{longest}, {word} the usual rate ({_ratio(pace, past.rate)})."

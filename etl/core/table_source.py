@@ -25,3 +25,4 @@ class TableSource(TriggerSource):
     order_by: tuple[str, ...]
     ordered_by: tuple[str, ...]
     shards: int
+    pending_since: str | None

@@ -137,6 +137,15 @@ def find_column(table: Table, name: str, *, setting: str) -> Column:
     return column
 
 
+def find_time(table: Table, name: str, *, setting: str) -> Column:
+    """A column that tells a time. Raises `ConfigurationError`."""
+    column = find_column(table, name, setting=setting)
+    if column.base not in ("timestamptz", "timestamp", "date"):
+        remedy = "name one of type timestamptz, timestamp or date"
+        raise ConfigurationError(f"column {name!r} is of type {column.base}", setting=setting, remedy=remedy)
+    return column
+
+
 def require_ordered(table: Table, column: Column, setting: str) -> None:
     """Raises `ConfigurationError` unless the column orders rows: not null, of a type with an order."""
     if not column.not_null:

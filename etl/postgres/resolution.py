@@ -15,6 +15,7 @@ from etl.postgres.catalog import (
     TableFacts,
     find_column,
     find_table,
+    find_time,
     require_ordered,
     resolve_cursor,
     resolve_key,
@@ -61,6 +62,8 @@ async def resolve_source(
                 raise ConfigurationError(problem, setting=setting, remedy="a row keeps its key while it is worked on")
     for wanted in source.columns or ():
         find_column(facts.table, wanted, setting="columns")
+    if source.pending_since is not None:
+        find_time(facts.table, source.pending_since, setting="pending_since")
     shared = source.name or facts.table.identity
     own = source.name or f"{facts.table.identity}@{job}"
     parts: dict[str, Any] = {"table": facts.table, "pending": source.pending, "query": source.query}

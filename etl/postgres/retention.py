@@ -24,6 +24,7 @@ _KINDS = {
     "ticks": "tidy_ticks",
     "messages": "tidy_messages",
     "workers": "tidy_workers",
+    "episodes": "tidy_episodes",
 }
 
 

@@ -17,6 +17,7 @@ from etl.core.suspects import MAX_CRASHES, SUSPICIOUS
 from etl.errors import RunLostError
 from etl.postgres.asking import find_blocker, insert_run
 from etl.postgres.database import Connection, Database
+from etl.postgres.episodes import Noted, log_changes, note_end
 from etl.postgres.messages import take_messages
 from etl.postgres.statements import statement
 
@@ -26,12 +27,19 @@ _COUNTS = ("claimed", "written", "filtered", "quarantined", "deferred", "release
 class PostgresRunStore:
     """`core.ports.RunStore` over the tables of schema `etl`. Every method may be repeated after a lost COMMIT.
 
-    `on_reaped` gets each run that was ended for a process that is gone.
+    `on_reaped` gets each run that was ended for a process that is gone, `on_changes` the episodes that the end of a run
+    began or ended.
     """
 
-    def __init__(self, database: Database, on_reaped: Callable[[Run], None] = lambda run: None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        on_reaped: Callable[[Run], None] = lambda run: None,
+        on_changes: Callable[[Sequence[Noted]], None] = log_changes,
+    ) -> None:
         self._database = database
         self._on_reaped = on_reaped
+        self._on_changes = on_changes
 
     async def start(self, request: RunRequest, worker: WorkerIdentity, lease: timedelta) -> Run | Blocker:
         """Record a run as running here, or say which run blocks it."""
@@ -79,7 +87,10 @@ class PostgresRunStore:
         Raises `RunLostError` if it is not this worker's any more.
         """
 
+        noted: list[Noted] = []
+
         async def finish(connection: Connection) -> Run:
+            noted.clear()
             known = await connection.fetchrow(statement("lock_run"), run_id)
             if known is None or known["worker_id"] != worker.worker_id or known["state"] in ("queued", "crashed"):
                 raise RunLostError(f"run {run_id} is {known['state'] if known else 'gone'}")
@@ -87,24 +98,30 @@ class PostgresRunStore:
                 return await _read(connection, run_id)
             for source, position in end.positions.items():
                 await connection.execute(statement("save_position"), source, known["job"], position)
-            run = await _end(connection, run_id, known["job"], end, by_owner=True)
+            run = await _end(connection, run_id, known["job"], end, noted, by_owner=True)
             await _after(connection, run, end, known["replaced_by"])
             return run
 
-        return await self._database.unit(finish)
+        ended = await self._database.unit(finish)
+        self._on_changes(noted)
+        return ended
 
     async def reap(self, only: Sequence[UUID] | None = None, may_judge: Callable[[], bool] = lambda: True) -> list[Run]:
         """End lost runs as crashed, one transaction each, and ask for runs that take over what they held.
 
-        Sessions that hold locks for a client that fell silent are ended first, for nothing here waits for a lock.
+        Sessions that hold locks for a client that fell silent are ended first, for nothing here waits for a lock; but
+        for one on an episode that somebody else is just writing, for no longer than such a client may be silent.
         `may_judge` is asked inside each transaction: the one before may have been cut off by an outage in which all
         leases ran out. What comes after the answer to BEGIN comes soon, or the server ends the idle transaction.
         """
         silence = self._database.settings.idle_timeout.total_seconds()
 
+        noted: list[Noted] = []
+
         async def one(connection: Connection) -> Run | UUID | None:
+            noted.clear()
             await connection.execute(statement("end_silent_sessions"), silence)
-            return await _reap_one(connection, only, left_alone) if may_judge() else None
+            return await _reap_one(connection, only, left_alone, noted) if may_judge() else None
 
         reaped: list[Run] = []
         left_alone: list[UUID] = []
@@ -112,6 +129,7 @@ class PostgresRunStore:
             if isinstance(found, Run):
                 reaped.append(found)
                 self._on_reaped(found)
+                self._on_changes(noted)
             else:
                 left_alone.append(found)
         return reaped
@@ -155,7 +173,9 @@ async def _read(connection: Connection, run_id: UUID) -> Run:
     return run_of(row)
 
 
-async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd, *, by_owner: bool = False) -> Run:
+async def _end(
+    connection: Connection, run_id: UUID, job: str, end: RunEnd, noted: list[Noted], *, by_owner: bool = False
+) -> Run:
     """Close the books; the run is locked. What an owner still holds it gives back; of a dead run nothing is open."""
     row = await connection.fetchrow(statement("count_batches"), run_id)
     assert row is not None
@@ -178,7 +198,9 @@ async def _end(connection: Connection, run_id: UUID, job: str, end: RunEnd, *, b
         end.took.peak_memory_bytes,
     )
     assert ended is not None
-    return run_of(ended)
+    run = run_of(ended)
+    noted += await note_end(connection, run, troubled=ended["troubled"])
+    return run
 
 
 async def _after(connection: Connection, run: Run, end: RunEnd, replaced_by: UUID | None) -> None:
@@ -192,7 +214,7 @@ async def _after(connection: Connection, run: Run, end: RunEnd, replaced_by: UUI
 
 
 async def _reap_one(
-    connection: Connection, only: Sequence[UUID] | None, left_alone: Sequence[UUID]
+    connection: Connection, only: Sequence[UUID] | None, left_alone: Sequence[UUID], noted: list[Noted]
 ) -> Run | UUID | None:
     """The run that was ended; its id alone if it must be left alone for now; None if there is none left."""
     run_id: UUID | None = await connection.fetchval(
@@ -207,7 +229,7 @@ async def _reap_one(
     assert revoked is not None
     process = f"process {judged['pid']} on {judged['host']}"
     error = f"the {process} stopped renewing its lease, which ran out at {judged['lease_until']}"
-    run = await _end(connection, run_id, judged["job"], RunEnd(RunState.crashed, "LeaseExpired", error))
+    run = await _end(connection, run_id, judged["job"], RunEnd(RunState.crashed, "LeaseExpired", error), noted)
     unheard = run.serves_messages and run.attempt < MAX_CRASHES
     if revoked["revoked"] or unheard:
         heir = uuid4()

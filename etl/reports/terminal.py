@@ -11,11 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from etl.core.comparison import Comparison
-from etl.core.report import ErrorGroup, FormerError, RunReport, Slice, Standing, against_usual, fewer, rate, verdict
+from etl.core.report import (
+    ErrorGroup,
+    FormerError,
+    RunReport,
+    Slice,
+    Standing,
+    beside_usual,
+    fewer,
+    rate,
+    unusual,
+    verdict,
+)
 from etl.core.run import RunState
 from etl.core.sanitise import showable
 from etl.reports import words
 from etl.reports.columns import columns
+from etl.reports.episodes import episode_text
 from etl.reports.stage_table import stage_table
 
 WIDTH = 120
@@ -53,8 +65,13 @@ def render_report(report: RunReport, *, width: int = WIDTH, program: str = "etl"
         *_wrapped(verdict(run), width),
         *_plain(_joined(words.when(run), width)),
     ]
-    if said := against_usual(run, report.usual):
+    if said := beside_usual(run, report.usual):
         lines += _wrapped(said, width)
+    if said := unusual(run, report.usual):
+        lines += [[("warn", each)] for each in textwrap.wrap(said, width)]
+    for episode in report.episodes:
+        role = "" if episode.closed_at else "bad"
+        lines += [[(role, each)] for each in textwrap.wrap(episode_text(episode), width)[:3]]
     if run.error and run.state is not RunState.cancelled:
         text = words.one_line(f"{run.error_type}: {run.error}")
         lines += [[("bad", each)] for each in textwrap.wrap(text, width)[:4]]

@@ -18,12 +18,13 @@ from etl.core.trigger import Firing, Trigger
 from etl.errors import EtlError
 from etl.runtime.control import RunControl
 from etl.runtime.runner import Manner, Runner, Tools
+from etl.runtime.watching import Watcher
 
 logger = logging.getLogger("etl.worker")
 
 # The longest a worker sleeps before it looks again: what it did not hear of waits no longer than this (seconds). With
-# the looks at dead runs it makes less than one query a second.
-LONGEST_SLEEP = 1.25
+# the looks at dead runs and at what jobs promise it makes about one query a second.
+LONGEST_SLEEP = 1.4
 # Between looks for history that is older than it is kept.
 TIDY_EVERY = 3600.0
 # How long it sleeps when a trigger stays due, because another worker is deciding about it this moment.
@@ -49,9 +50,11 @@ class Worker:
         grace: timedelta,
         max_runs: int,
         listen: Listen,
+        watcher: Watcher,
     ) -> None:
         self._service = service
         self._listen = listen
+        self._watcher = watcher
         self._tools = tools
         self._store: RunStore = tools.store
         self._schedules = schedules
@@ -77,9 +80,10 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped."""
         await self._schedules.register()
+        await self._watcher.register()
         triggers = self._service.all()
         ends = [each.trigger.serve(self._firing(each)) for each in triggers]
-        steps = (self._schedule, self._reap, self._tidy, self._hear)
+        steps = (self._schedule, self._reap, self._tidy, self._hear, self._watcher.watch)
         loops = [asyncio.create_task(self._repeat(step)) for step in steps]
         loops += [asyncio.create_task(self._wait_for(each)) for each in triggers if _waits_by_itself(each.trigger)]
         try:

@@ -49,6 +49,8 @@ class BatchProcessingSource(TableSource):
                    in order, however many workers and batches are at it.
     `shards`       parts, by hash of the key (or of `ordered_by`), that are claimed independently of each other; for
                    more claims a second than one source can give, thousands that is.
+    `pending_since`  column (timestamptz, timestamp or date; without a time zone it is read as UTC) that says since when
+                   a row is pending ("created_at"); the job's `backlog_limit` needs it.
     `columns`      what of a row the processors get; default: all the table's columns.
     `name`         a name of its own for the set of rows: sources of the same table share their reservations unless
                    their names differ, which is only safe where no row can be pending for both.
@@ -74,11 +76,13 @@ class BatchProcessingSource(TableSource):
         order_by: str | tuple[str, ...] = (),
         ordered_by: str | tuple[str, ...] = (),
         shards: int | None = None,
+        pending_since: str | None = None,
     ) -> None:
         if table is None and query is None:
             raise _refusal("table", "neither table nor query is given", "name the table whose rows wait for work")
         texts = {"table": table, "query": query, "failed": failed, "name": name, "pending": pending, "done": done}
-        for setting, text in {**texts, "cursor": cursor, "ledger": None if ledger in (True, False) else ledger}.items():
+        texts |= {"cursor": cursor, "pending_since": pending_since}
+        for setting, text in {**texts, "ledger": None if ledger in (True, False) else ledger}.items():
             if text is not None:
                 _require_text(setting, text)
         _require_one_way(done, ledger, cursor)
@@ -97,6 +101,7 @@ class BatchProcessingSource(TableSource):
         self.batch_size = batch_size if batch_size == AUTO else _whole("batch_size", batch_size, MAX_BATCH_SIZE)
         self.concurrency = _whole("concurrency", concurrency, MAX_CONCURRENCY)
         self.name = name
+        self.pending_since = pending_since
         self.columns = None if columns is None else _names("columns", columns or ("",))
         if columns is not None and query is not None:
             raise _refusal("columns", "query= says what is read", "name the columns in its SELECT list")

@@ -22,4 +22,4 @@ WITH ended AS (
       JOIN etl.subscription s ON s.topic = $14
      WHERE e.state = 'succeeded'
 )
-SELECT * FROM ended
+SELECT e.*, EXISTS (SELECT 1 FROM etl.episode p WHERE p.job = e.job AND p.closed_at IS NULL) AS troubled FROM ended e

@@ -131,9 +131,11 @@ IDLE = """
     for n in range(5):
         globals()[f"job{n}"] = Pipeline(
             f"job{n}",
-            BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'", name=f"part{n}")
+            BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'", name=f"part{n}",
+                                  pending_since="at")
                 .on(CronTrigger("0 0 1 1 *"), PubSubTrigger("t")),
             PostgresSink("dst"),
+            finish_within="1h", backlog_limit="1h", quiet_for="7d", on_event=print,
         )
 """
 
@@ -142,7 +144,7 @@ async def test_an_idle_worker_asks_less_than_once_a_second_and_takes_no_time(
     project: Project, db: Db, where: Where
 ) -> None:
     """At most one query a second and under 1 % of a core, each measured over ten seconds of doing nothing."""
-    await db.execute("CREATE TABLE src (id bigint PRIMARY KEY, status text); CREATE TABLE dst (id bigint)")
+    await db.execute("CREATE TABLE src (id bigint PRIMARY KEY, status text, at date); CREATE TABLE dst (id bigint)")
     project.settings |= {"lease": "30s"}
     project.write_job(IDLE)
     async with FaultProxy(where.host, where.port, threaded=True) as proxy:

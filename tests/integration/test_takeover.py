@@ -141,6 +141,7 @@ async def test_a_reaping_whose_commit_was_lost_ends_the_run_once(scene: Scene, w
 async def test_a_run_whose_batch_is_being_completed_is_left_alone(scene: Scene, where: Where) -> None:
     """The completion came first: it holds the batch, and the reaper neither waits for it nor ends the run."""
     await scene.fill(20)
+    scene.at_once = False
     async with faulty(where) as (proxy, slow):
         holder = await scene.run(database=slow)
         batch, other = await holder.must_claim(), await holder.must_claim()

@@ -23,6 +23,7 @@ from etl import (
     TriggerSource,
 )
 from etl.config import JobSetting, WrittenOverrides
+from etl.core.limits import Limits
 from etl.core.origins import settings_of
 from etl.core.overrides import KEYS, Declarations, Overridden, clock_triggers, entries_by_job, overridden
 from etl.core.quota import Quota
@@ -93,8 +94,10 @@ def test_numbers_may_be_text_as_variables_and_ini_files_have_them(digits: int | 
 
 
 def test_bounds_and_names_of_the_job_itself() -> None:
+    limits = {"finish_within": "5m", "backlog_limit": "1h", "quiet_for": 86400}
     result = said(
-        job(max_quarantined=5), {"max_quarantined": "2%", "timeout": "10m", "pool": "api", "overlap_key": "all"}
+        job(max_quarantined=5, source=table(pending_since="created_at")),
+        {"max_quarantined": "2%", "timeout": "10m", "pool": "api", "overlap_key": "all", **limits},
     )
 
     changed = result.pipeline
@@ -104,15 +107,19 @@ def test_bounds_and_names_of_the_job_itself() -> None:
         changed.pool,
         changed.overlap_key,
     )
+    assert Limits(timedelta(minutes=5), timedelta(hours=1), timedelta(days=1)) == changed.limits
 
 
 def test_none_takes_a_bound_of_the_job_module_away() -> None:
-    declared = job(CronTrigger("@daily", start_deadline=5), max_quarantined=5, timeout=5, pool="api")
+    declared = job(CronTrigger("@daily", start_deadline=5), max_quarantined=5, timeout=5, pool="api", quiet_for=5,
+                   finish_within=5)  # fmt: skip
+    keys = ("max_quarantined", "timeout", "pool", "start_deadline", "quiet_for", "finish_within", "backlog_limit")
 
-    result = said(declared, dict.fromkeys(("max_quarantined", "timeout", "pool", "start_deadline"), "none"))
+    result = said(declared, dict.fromkeys(keys, "none"))
 
     changed = result.pipeline
     assert (Quota(), None, None, None) == (changed.quota, changed.timeout, changed.pool, clock(result).start_deadline)
+    assert Limits() == changed.limits
 
 
 def test_a_schedule_changes_the_text_and_nothing_else_of_the_one_cron_trigger() -> None:
@@ -206,11 +213,12 @@ def test_the_one_clock_trigger_of_another_kind_gives_way_to_a_schedule_and_leave
 
 @pytest.mark.parametrize("word", [False, "false", "no", "OFF", "0"])
 def test_a_job_that_is_not_enabled_has_no_triggers_and_can_still_be_run(word: bool | str) -> None:
-    declared = job(CronTrigger("@daily"), PubSubTrigger("topic"))
+    declared = job(CronTrigger("@daily"), PubSubTrigger("topic"), quiet_for="1d", finish_within="1h")
 
     result = said(declared, {"enabled": word, "batch_size": 5})
 
     assert () == result.served.source.triggers
+    assert Limits(finish_within=timedelta(hours=1)) == result.served.limits, "nobody expects rows of it"
     assert isinstance(result.served.source, BatchProcessingSource)
     assert 5 == result.served.source.batch_size
     assert 2 == len(declared.source.triggers)
@@ -225,7 +233,7 @@ def test_a_job_may_be_enabled_again_by_a_place_that_wins(word: bool | str) -> No
 
 def test_the_inert_definition_is_not_changed_by_any_key() -> None:
     shared = CronTrigger("@daily")
-    declared = job(shared, max_quarantined=1)
+    declared = job(max_quarantined=1, source=table(shared, pending_since="created_at"))
     before = {**vars(declared), **vars(declared.source), **vars(shared)}
 
     result = said(
@@ -242,6 +250,9 @@ def test_the_inert_definition_is_not_changed_by_any_key() -> None:
             "timeout": 5,
             "pool": "api",
             "overlap_key": "k",
+            "finish_within": 5,
+            "backlog_limit": 5,
+            "quiet_for": 5,
             "enabled": "no",
         },
     )
@@ -340,6 +351,9 @@ REFUSED: list[tuple[str, Any, list[str]]] = [
     ("max_quarantined", "101%", ["'101%'", "use 50 or '2%'"]),
     ("timeout", "soon", ["'soon' is not a duration"]),
     ("timeout", 0, ["0 leaves no time"]),
+    ("finish_within", "soon", ["'soon' is not a duration", "finish_within='2h'"]),
+    ("quiet_for", "0s", ["'0s' leaves no time"]),
+    ("backlog_limit", "1h", ["nothing says since when a row is pending", "pending_since='created_at'"]),
     ("pool", "apj", ["there is no pool 'apj'", "did you mean api?", "[pools] apj = 4"]),
     ("pool", 5, ["5 is not a name"]),
     ("overlap_key", "a b", ["'a b' is not a name"]),
@@ -390,11 +404,12 @@ def test_what_cannot_be_right_names_file_section_key_and_remedy_and_changes_noth
         ),
         (job(), "schedule.cron", ["no clock trigger", "give it one: schedule = "]),
         (job(), "timezone", ["no clock trigger", "give it one"]),
+        (job(source=Own()), "backlog_limit", ["Own, the job's source, has no pending rows", "quiet_for="]),
         (job(source=Own()), "batch_size", ["Own, the job's source, has none", "BatchProcessingSource"]),
     ],
 )
 def test_a_key_that_does_not_fit_the_job_is_refused(declared: Pipeline, key: str, named: list[str]) -> None:
-    result = said(declared, {key: "* * * * *"})
+    result = said(declared, {key: "* * * * *" if key != "backlog_limit" else "1h"})
 
     assert [[]] == [[piece for piece in named if piece not in str(fault)] for fault in result.faults], result.faults
 
@@ -465,6 +480,9 @@ def test_each_value_is_told_with_the_place_it_comes_from() -> None:
         "concurrency": (1, "default"),
         "max_quarantined": ("2%", module),
         "timeout": ("90s", module),
+        "finish_within": (None, "default"),
+        "backlog_limit": (None, "default"),
+        "quiet_for": (None, "default"),
         "pool": (None, "default"),
         "overlap_key": ("flights", "default"),
         "enabled": (True, "default"),
@@ -483,7 +501,8 @@ def test_of_several_clock_triggers_each_has_its_own_keys_side_by_side() -> None:
 def test_a_source_of_ones_own_has_no_batches_to_tell_of() -> None:
     told = settings_of(said(job(source=Own())), DECLARATIONS)
 
-    assert ["max_quarantined", "timeout", "pool", "overlap_key", "enabled"] == list(told)
+    limits = ["finish_within", "backlog_limit", "quiet_for"]
+    assert ["max_quarantined", "timeout", *limits, "pool", "overlap_key", "enabled"] == list(told)
 
 
 def test_what_is_told_can_be_written_back() -> None:

@@ -177,6 +177,65 @@ def test_a_timeout_in_which_nothing_can_be_done_is_refused(timeout: Any) -> None
     assert repr(timeout) in error.problem
 
 
+def test_limits_are_durations() -> None:
+    source = BatchProcessingSource("src", pending="p", done="d", pending_since="created_at")
+
+    pipeline = Pipeline("copy", source, SINK, finish_within="2h", backlog_limit=90, quiet_for=timedelta(days=1))
+
+    expected = (timedelta(hours=2), timedelta(seconds=90), timedelta(days=1))
+    assert expected == (pipeline.finish_within, pipeline.backlog_limit, pipeline.quiet_for)
+    assert timedelta(seconds=90) == pipeline.limits.shortest
+    assert Pipeline("copy", SOURCE, SINK).limits.shortest is None
+
+
+@pytest.mark.parametrize("setting", ["finish_within", "backlog_limit", "quiet_for"])
+@pytest.mark.parametrize("value", ["soon", -1, 0, True, []], ids=kind)
+def test_a_limit_that_is_no_duration_is_refused(setting: str, value: Any) -> None:
+    error = refused(SOURCE, SINK, **{setting: value})
+
+    assert ("copy", setting) == (error.job, error.setting)
+    assert repr(value) in error.problem
+    assert error.remedy
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [(SOURCE, "pending_since='created_at'"), (Ticks(), "only a BatchProcessingSource has")],
+    ids=["no column", "no table"],
+)
+def test_the_age_of_pending_rows_is_not_guessed(source: TriggerSource, said: str) -> None:
+    error = refused(source, SINK, backlog_limit="1h")
+
+    assert ("copy", "backlog_limit") == (error.job, error.setting)
+    assert said in str(error.remedy)
+
+
+@pytest.mark.parametrize("column", ["", 5, "a\x00b"])
+def test_a_column_that_cannot_be_is_refused(column: Any) -> None:
+    with pytest.raises(ConfigurationError, match="pending_since"):
+        BatchProcessingSource("src", pending="p", done="d", pending_since=column)
+
+
+@pytest.mark.parametrize("hook", [5, "print", Double, lambda: None, lambda a, b: None], ids=kind)
+def test_a_hook_that_cannot_be_called_with_an_event_is_refused(hook: Any) -> None:
+    error = refused(SOURCE, SINK, on_event=hook)
+
+    assert ("copy", "on_event") == (error.job, error.setting)
+    assert "def tell(event)" in str(error.remedy)
+
+
+def test_a_source_may_have_the_hook_as_a_method() -> None:
+    class Told(Ticks):
+        async def on_event(self, event: Any) -> None:
+            raise AssertionError
+
+    source = Told()
+
+    assert source.on_event == Pipeline("copy", source, SINK).on_event
+    assert print == Pipeline("copy", source, SINK, on_event=print).on_event
+    assert Pipeline("copy", Ticks(), SINK).on_event is None
+
+
 def test_a_resource_that_nobody_can_open_is_refused_by_its_name() -> None:
     error = refused(SOURCE, SINK, resources={"client": object, "model": 7})
 
