@@ -181,7 +181,7 @@ async def test_a_run_larger_than_a_piece_goes_all_the_same(db: Db, database: Dat
 
     dropped = await tidy_history(database, timedelta(days=90), at_once=1)
 
-    assert {"runs": 10, "batches": 7, "ticks": 0, "messages": 0, "workers": 0} == dropped
+    assert {"runs": 10, "batches": 7, "ticks": 0, "messages": 0, "workers": 0, "episodes": 0} == dropped
     assert 0 == await db.fetchval("SELECT count(*) FROM etl.batch")
 
 
