@@ -42,6 +42,16 @@ class SourceBacklog:
             self._looked = self._none = True
             self.before = Backlog(0)
 
+    @property
+    def tells_time(self) -> bool:
+        """Whether counting also tells since when the first in line waits."""
+        return self._table.tells_time
+
+    def found(self, rows: int) -> None:
+        """The run's first batch is all that was pending: a small run is not asked to count."""
+        if not self._looked:
+            self._looked, self.before = True, Backlog(rows)
+
     async def begin(self) -> None:
         """Count what the run has before it, and write that down at once: of a run whose process dies it remains."""
         self._none = False

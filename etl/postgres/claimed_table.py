@@ -42,6 +42,7 @@ class ClaimedTable:
         self._writer = writer
         self._sink_name = sink_name
         self._backlog = backlog
+        self._unseen = False  # whether nobody has looked yet at what the run has before it
 
     @property
     def name(self) -> str:
@@ -76,7 +77,10 @@ class ClaimedTable:
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers."""
         await self._claims.begin_sweep(use_hint=use_hint)
-        await self._look_at_backlog(self._claims)
+        if self._claims.found_some and self._claimant.table.done:
+            self._unseen = True  # the first claim may tell
+        else:
+            await self._look_at_backlog(self._claims)
 
     async def _look_at_backlog(self, claims: Claims) -> None:
         """Note what the run has before it; what a sweep found to be nothing need not be counted."""
@@ -89,7 +93,14 @@ class ClaimedTable:
 
     async def next(self, token: UUID, most: int) -> Batch | None:
         """Claim the next batch."""
-        return await self._claims.next(token, most)
+        batch = await self._claims.next(token, most)
+        if self._unseen and self._backlog is not None:
+            self._unseen = False
+            if batch is not None and self._claims.took_all and not self._backlog.tells_time:
+                self._backlog.found(len(batch))
+            else:
+                await self._backlog.begin()
+        return batch
 
     def next_number(self) -> int:
         """A number for a batch split off from another."""

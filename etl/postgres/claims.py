@@ -67,6 +67,11 @@ class Claims:
         return self._claimant.table
 
     @property
+    def took_all(self) -> bool:
+        """Whether the last batch was all that there is, to anybody, and no row is set aside."""
+        return self._swept_by is not None and not self.issues
+
+    @property
     def found_some(self) -> bool:
         """Whether there were rows in question when the sweep began."""
         return self._end is not None

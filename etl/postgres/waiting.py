@@ -37,6 +37,11 @@ SELECT count(*) AS rows, {self._oldest} AS oldest_at
 """
 
     @property
+    def tells_time(self) -> bool:
+        """Whether rows are ordered by a moment, so that the first in line tells since when it waits."""
+        return self._time is not None
+
+    @property
     def _oldest(self) -> str:
         if (column := self._time) is None:
             return "NULL::timestamptz"

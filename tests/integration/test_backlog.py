@@ -16,6 +16,7 @@ from etl.app import Application, HandControls, connection_settings
 from etl.config import Settings
 from etl.core.backlog import Backlog
 from etl.core.run import Run, RunState
+from etl.postgres.backlog import SourceBacklog
 from etl.postgres.database import Database
 from tests.benchmarks.server_log import kind
 from tests.conftest import LEASE, Where
@@ -158,11 +159,25 @@ async def test_what_a_run_has_before_it_is_written_down_at_once(application: App
         if not seen:
             seen.append(await db.fetchval("SELECT backlog_before FROM etl.run"))
 
-    pipeline = Pipeline("job", BatchProcessingSource("src", **BY_COLUMN), look, PostgresSink("dst"))  # type: ignore[arg-type]
+    source = BatchProcessingSource("src", batch_size=7, **BY_COLUMN)  # type: ignore[arg-type]
 
-    await run(application, pipeline)
+    await run(application, Pipeline("job", source, look, PostgresSink("dst")))
 
     assert [30] == seen
+
+
+async def test_a_run_whose_first_batch_is_all_there_is_need_not_count(
+    application: Application, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def counted(self: SourceBacklog) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(SourceBacklog, "begin", counted)
+    source = BatchProcessingSource("src", batch_size=30, **BY_COLUMN)  # type: ignore[arg-type]
+
+    ended = await run(application, Pipeline("job", source, act, PostgresSink("dst")))
+
+    assert (Backlog(30), Backlog(3)) == (ended.backlog_before, ended.backlog_after)
 
 
 async def test_a_run_that_finds_nothing_costs_three_statements_beside_its_history(
