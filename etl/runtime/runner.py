@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
+from etl.core.redaction import redacting
 from etl.core.run import REPLAY, Run, RunState
 from etl.core.sanitise import describe_exception
 from etl.core.table_source import TableSource
@@ -83,7 +84,11 @@ class Runner:
         tools.heartbeat.add(run.run_id, control.lose, started=started, on_cancel=control.cancel)
         run.code_version = code_version(pipeline.declared_at)
         try:
-            with accounts.open(), tools.tracing.run(run, **_attributes(run)) as span:
+            with (
+                accounts.open(),
+                redacting(pipeline.redaction),
+                tools.tracing.run(run, **_attributes(run)) as span,
+            ):
                 await tools.store.note_trace(run)
                 logger.info("run started", extra={"etl": _facts(run, "started")})
                 end = await self._work(pipeline, run, control, manner, accounts)
