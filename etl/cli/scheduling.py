@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from etl.app import Application
-from etl.cli.running import by_hand
+from etl.cli.live import by_hand
 from etl.cli.session import job_named, jobs_here, no_job, on_signals, say, show, show_json, with_application
 from etl.config import Settings
 from etl.core.backfill import Only, fire_times
@@ -237,7 +237,7 @@ def backfill(settings: Settings, name: str, window: str, only: Only | None, json
         moments = fire_times(name, pipeline.source.named_triggers(), start, end)
         runs: list[Run] = []
         code = EXIT_DONE
-        async with by_hand(name, _unknown) as hand:
+        async with by_hand(application.database, name, _unknown) as hand:
             on_signals(
                 lambda: hand.control.stop("stopped by a signal"),
                 lambda: hand.control.abort("stopped by a second signal"),
