@@ -54,6 +54,11 @@ def screen_width() -> int:
     return min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
 
 
+def list_width() -> int | None:
+    """How wide a list may be: as the terminal; without one there is no bound."""
+    return Console().width if sys.stdout.isatty() else None
+
+
 def show(lines: list[str]) -> None:
     """Data for the person: standard output."""
     out = Console(highlight=False, soft_wrap=True, markup=False)

@@ -38,6 +38,7 @@ _FACTS = frozenset(
 WINDOW = 256
 _LEAST = 4  # characters of a value that is looked for in other text: shorter ones are everywhere
 _LEAST_LITERAL = 10
+_PLAIN = re.compile(r"[\w.-]{0,19}|[0-9a-f-]{36}", re.ASCII)  # what is no secret by its form, nor names one
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 
 
@@ -63,9 +64,11 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """The text without what looks like a secret."""
-        lowered = text.lower()
         for literal in self.literals:
             text = text.replace(literal, REDACTED)
+        if not self.patterns and _PLAIN.fullmatch(text):
+            return text
+        lowered = text.lower()
         for finder in self._finders:
             text = finder.blank(text, lowered)
         for pattern in self.patterns:

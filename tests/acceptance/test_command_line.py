@@ -559,7 +559,9 @@ async def test_on_a_terminal_the_run_is_redrawn_below_whole_log_lines_and_leaves
     """While it waits, somebody locks the sink's table: the screen says who it is."""
     await db.execute("UPDATE src SET v = 'wait' WHERE id = 9")
     work = shop.folder / "jobs/work.py"
-    work.write_text("import logging\nlogging.basicConfig(level='INFO')\n" + work.read_text())
+    aloud = """    logging.getLogger("mine").info("row %s", row["id"])\n    if row["v"] == "poison":"""
+    text = work.read_text().replace('    if row["v"] == "poison":', aloud)
+    work.write_text("import logging\nlogging.basicConfig(level='INFO')\n" + text)
     locker = await asyncpg.connect(shop.dsn, server_settings={"application_name": "night shift"})
     await locker.execute("BEGIN; LOCK TABLE dst IN EXCLUSIVE MODE")
 
@@ -585,6 +587,7 @@ async def test_on_a_terminal_the_run_is_redrawn_below_whole_log_lines_and_leaves
     after = screen_of(terminal.text)
     logged = [line for line in after if re.match(r"\d\d:\d\d:\d\d run (started|ended)  job=copy run_id=", line)]
     assert 2 == len(logged), "each log line stands alone, above the rest"
+    assert [f"INFO:mine:row {n}" for n in range(1, 11)] == [line for line in after if "INFO:mine" in line]
     assert "{" not in "".join(logged), "readable on a terminal"
     assert not [line for line in after if "running for" in line or "of about" in line], "gone when the report comes"
     assert [line for line in after if line.startswith("copy   run ")]
