@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 
 from etl import Pipeline, PPrintSink
+from etl.cli.session import settings_here, show_uncaught
 from etl.core.redaction import (
     NO_MORE,
     WINDOW,
@@ -282,3 +284,45 @@ def test_a_pattern_is_found_wherever_it_stands_in_long_text(at: int) -> None:
     text = "x" * at + "1234-5678" + "x" * 400
 
     assert "x" * at + "[redacted]" + "x" * 400 == redaction_of((), (r"\d{4}-\d{4}",)).text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "said"),
+    [
+        ('redact_patterns = ["("]', {}, "etl.toml redact_patterns: '(' is not a regular expression"),
+        ('redact = ["e mail"]', {}, "etl.toml redact: 'e mail' is neither a key nor a path"),
+        ("", {"ETL_REDACT": "a, $"}, "ETL_REDACT: '$' names nothing"),
+        ("", {"ETL_REDACT_PATTERNS": "ok\n(x+)+"}, "ETL_REDACT_PATTERNS: '(x+)+' repeats something"),
+    ],
+)
+def test_a_rule_in_settings_that_cannot_work_is_refused_with_its_place(
+    file: str, variables: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etl.toml").write_text(file, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("etl.cli.session.set_up_logging", lambda: None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        settings_here()
+
+    assert said in str(caught.value)
+
+
+def test_rules_in_settings_hold_in_the_whole_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("etl.cli.session.set_up_logging", lambda: None)
+    monkeypatch.setenv("ETL_REDACT", "email")
+
+    settings_here()
+
+    assert "email=[redacted]" == redact("email=a@b")
+
+
+def test_the_traceback_of_a_bug_has_no_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("no way to postgresql://me:hunter2@host/db")
+
+    show_uncaught(RuntimeError, error, None)
+
+    assert "RuntimeError: no way to postgresql://me:[redacted]@host/db" in capsys.readouterr().err.replace("\n", "")
