@@ -23,7 +23,7 @@ KEYS = (
     "credentials", "authorization", "cookie", "connection_string", "pwd", "dsn",
 )  # fmt: skip
 _IN_TEXT = (*KEYS[:8], "connection_string")  # `Authorization: ...` goes on to the end of its line
-_SHORT = ("credential", "credentials", "pwd", "dsn")
+_SHORT = ("credential", "credentials", "pwd")  # "invalid DSN: ..." tells of an error
 _JOINED = ("password", "passwd", "secret", "token", "apikey")  # also as the end of a word: PGPASSWORD
 # Says which batch, and opens nothing.
 _HARMLESS = frozenset({"etl.batch.token", "batch_token"})
