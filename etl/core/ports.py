@@ -290,10 +290,7 @@ class Tracing(Protocol):
     def event(
         self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None, row: Any = None
     ) -> None:
-        """Something that happened within the innermost of these spans.
-
-        What rules of redaction call secret in `row` is blanked in what the error says, too.
-        """
+        """Something that happened within the innermost of these spans; `row`: whose secrets the error must not tell."""
 
     def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AbstractAsyncContextManager[LeaseRenewer]:
         """The same renewer, with its renewals counted."""
