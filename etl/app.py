@@ -25,6 +25,7 @@ from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
 from etl.core.sink import RemoteTableSink, TableSink
 from etl.core.sql_processor import SqlProcessor
+from etl.core.stages import StageCounts
 from etl.errors import ConfigurationError
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
@@ -97,7 +98,7 @@ class HandControls:
     """How a run by hand talks to its person: sentences, progress, and a request to stop."""
 
     tell: Callable[[str], None] = lambda text: None
-    on_progress: Callable[[Counts], None] = lambda counts: None
+    on_progress: Callable[[Counts, Sequence[StageCounts]], None] = lambda counts, stages: None
     control: RunControl = field(default_factory=RunControl)
 
 

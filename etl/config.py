@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     `max_runs`      runs at the same time in one worker.
     `pools`         limits on runs that are active at once in the whole cluster, by name; jobs name theirs.
     `history`       how long finished runs with their spans and log lines, ticks and messages are kept.
+    `redact`        keys and paths whose values are blanked in all jobs, besides passwords, tokens and the like.
+    `redact_patterns`  regular expressions for texts that are blanked wherever they occur.
     `connections`   connections to the server at the same time in one process, the heartbeat's apart.
     """
 
@@ -56,8 +58,18 @@ class Settings(BaseSettings):
     connections: int = Field(default=20, ge=2, le=1000)
     pools: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
     history: Span = timedelta(days=90)
+    redact: Annotated[tuple[str, ...], NoDecode] = ()
+    redact_patterns: Annotated[tuple[str, ...], NoDecode] = ()
 
-    @field_validator("jobs", mode="before")
+    @field_validator("redact_patterns", mode="before")
+    @classmethod
+    def _lines(cls, value: Any) -> Any:
+        """From the environment and etl.ini: one a line, since patterns have commas."""
+        if isinstance(value, str):
+            return tuple(line.strip() for line in value.splitlines() if line.strip())
+        return value
+
+    @field_validator("jobs", "redact", mode="before")
     @classmethod
     def _names(cls, value: Any, info: ValidationInfo) -> Any:
         """From the environment and etl.ini: names with commas between them."""

@@ -60,7 +60,9 @@ class NoTracing:
         """A block without a span."""
         yield _NoSpan()
 
-    def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
+    def event(
+        self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None, row: Any = None
+    ) -> None:
         """Nothing."""
 
     def traceparent(self) -> str | None:

@@ -14,7 +14,7 @@ import typer
 
 from etl.cli import reporting, running, scheduling, tidying, viewing
 from etl.cli.psql import psql as run_psql
-from etl.cli.session import arguments_of, handled, say, settings_here, show, with_application
+from etl.cli.session import arguments_of, handled, say, settings_here, show, show_uncaught, with_application
 from etl.core.backfill import Only
 from etl.core.run import EXIT_DONE, EXIT_MISUSE
 from etl.postgres import migrator
@@ -365,6 +365,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = show_uncaught
     try:
         app()
     except SystemExit as end:

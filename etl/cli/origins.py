@@ -51,7 +51,7 @@ def _rows(settings: Mapping[str, Setting]) -> list[list[str]]:
 
 
 def _text(value: Any) -> str:
-    if value is None or value in ("", {}):
+    if value is None or value in ("", {}, []):
         return "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from etl import demo
 from etl.app import Application, HandControls
+from etl.cli.live import by_hand
 from etl.cli.reporting import tell
 from etl.cli.session import (
-    err,
     job_named,
     jobs_here,
     on_signals,
@@ -29,7 +24,6 @@ from etl.cli.session import (
     with_application,
 )
 from etl.config import Settings
-from etl.core.counts import Counts
 from etl.core.ports import Blocker
 from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run, exit_code
 from etl.errors import ConfigurationError, DatabaseUnavailableError
@@ -52,7 +46,7 @@ def run(settings: Settings, name: str, limit: int | None, arguments: Mapping[str
             bounds = (limit, await application.backlog(pipeline))
             return min((bound for bound in bounds if bound is not None), default=None)
 
-        async with by_hand(name, to_do) as hand:
+        async with by_hand(application.database, name, to_do) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand, limit=limit, arguments=arguments))
         code = await _told(application, name, outcome, json)
@@ -76,7 +70,7 @@ def replay(settings: Settings, name: str, error: str | None, run_text: str | Non
         async def to_do() -> int:
             return sum((await application.issues.count(name, error, run_id)).values())
 
-        async with by_hand(name, to_do) as hand:
+        async with by_hand(application.database, name, to_do) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             replayed = await _survive(application.replay(pipeline, hand, error=error, run_id=run_id))
         if replayed is None or replayed.run is None:
@@ -125,7 +119,7 @@ def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
         say(f"loading {path.name} into flights_inbox")
         expected = await demo.load(application, path, say)
         pipeline = jobs_here(settings, quiet=True).elsewhere.get(demo.JOB) or demo.flights_job()
-        async with by_hand(pipeline.name, lambda: application.backlog(pipeline)) as hand:
+        async with by_hand(application.database, pipeline.name, lambda: application.backlog(pipeline)) as hand:
             on_signals(lambda: _drain(hand, settings), lambda: hand.control.abort("stopped by a second signal"))
             outcome = await _survive(application.run_job(pipeline, hand))
         code = await _told(application, pipeline.name, outcome, json)
@@ -205,35 +199,3 @@ async def _told(application: Application, name: str, outcome: Run | Blocker | No
     else:
         await tell(application, outcome.run_id)
     return exit_code(outcome.state)
-
-
-@contextlib.asynccontextmanager
-async def by_hand(name: str, count: Callable[[], Awaitable[int | None]]) -> AsyncIterator[HandControls]:
-    """Controls of a run by hand, with a progress bar on a terminal; `count` gives the rows there are to do."""
-    if not err.is_terminal:
-        yield HandControls(tell=say)
-        return
-    total = await count()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    # What jobs print goes through the bar's console if it appears beside it, and where the shell sent it otherwise.
-    both = sys.stdout.isatty()
-    with Progress(*columns, console=err, transient=True, redirect_stdout=both) as progress:
-        task = progress.add_task(name, total=total or None, rate="")
-        yield HandControls(tell=say, on_progress=_progress_of(progress, task))
-
-
-def _progress_of(progress: Progress, task: TaskID) -> Callable[[Counts], None]:
-    started = time.monotonic()
-
-    def on_progress(counts: Counts) -> None:
-        elapsed = time.monotonic() - started
-        rate = f"{counts.accounted / elapsed:,.0f} rows/s" if elapsed > 0 else ""
-        progress.update(task, completed=counts.accounted, rate=rate)
-
-    return on_progress

@@ -11,8 +11,18 @@ from itertools import islice
 from typing import Any
 
 from etl.app import Application
-from etl.cli.running import by_hand
-from etl.cli.session import job_named, jobs_here, no_job, on_signals, say, show, show_json, with_application
+from etl.cli.live import by_hand
+from etl.cli.session import (
+    job_named,
+    jobs_here,
+    list_width,
+    no_job,
+    on_signals,
+    say,
+    show,
+    show_json,
+    with_application,
+)
 from etl.config import Settings
 from etl.core.backfill import Only, fire_times
 from etl.core.pipeline import Pipeline
@@ -25,8 +35,8 @@ from etl.errors import ConfigurationError
 from etl.postgres.catalog import find_table
 from etl.postgres.report_store import PostgresReportStore
 from etl.publishing import publish as send
-from etl.reports.columns import columns
 from etl.reports.facts import run_facts
+from etl.reports.listings import FIRE_TIMES, TICKS
 from etl.triggers.messages import checked_topic
 
 
@@ -62,7 +72,7 @@ def next_times(settings: Settings, name: str | None, count: int, json: bool) -> 
             ]
             for moment, job, trigger in upcoming
         ]
-        show(columns([["local time", "UTC", "job", "trigger", ""], *rows]))
+        show(FIRE_TIMES.lines(rows, list_width()))
     else:
         say("no fire times: no clock triggers, or none that fires again")
 
@@ -102,7 +112,7 @@ def ticks(settings: Settings, job: str | None, limit: int, json: bool) -> None:
             ]
             for tick in listed
         ]
-        show(columns([["fire time (UTC)", "job", "trigger", "decision", "run", "reason"], *rows]))
+        show(TICKS.lines(rows, list_width()))
     else:
         say("no ticks" + (f" of {job}" if job else "") + ": a worker records them: etl worker")
 
@@ -237,7 +247,7 @@ def backfill(settings: Settings, name: str, window: str, only: Only | None, json
         moments = fire_times(name, pipeline.source.named_triggers(), start, end)
         runs: list[Run] = []
         code = EXIT_DONE
-        async with by_hand(name, _unknown) as hand:
+        async with by_hand(application.database, name, _unknown) as hand:
             on_signals(
                 lambda: hand.control.stop("stopped by a signal"),
                 lambda: hand.control.abort("stopped by a second signal"),

@@ -10,8 +10,10 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import typer
@@ -20,9 +22,10 @@ from rich.console import Console
 from etl import demo
 from etl.app import EMBEDDED, Application, open_application, start_embedded
 from etl.cli.collector import calm_collector
-from etl.config import Settings, load_settings, written_overrides
+from etl.config import PREFIX, Settings, load_settings, setting_origins, written_overrides
 from etl.core.overrides import Declarations
 from etl.core.pipeline import Pipeline
+from etl.core.redaction import redact_everywhere, redaction_of
 from etl.core.run import EXIT_FAILED, EXIT_MISUSE
 from etl.core.sanitise import redact, showable
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
@@ -49,6 +52,11 @@ def say(text: str) -> None:
 def screen_width() -> int:
     """How wide a report may be: as wide as the terminal, up to what it is made for."""
     return min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
+
+
+def list_width() -> int | None:
+    """How wide a list may be: as the terminal; without one there is no bound."""
+    return Console().width if sys.stdout.isatty() else None
 
 
 def show(lines: list[str]) -> None:
@@ -99,10 +107,24 @@ def fail(error: EtlError) -> NoReturn:
     raise typer.Exit(EXIT_MISUSE if misuse else EXIT_FAILED)
 
 
+def show_uncaught(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    """A bug's traceback, without secrets."""
+    say(redact("".join(traceback.format_exception(kind, error, frames))).rstrip())
+
+
 def settings_here(**flags: Any) -> Settings:
     """The settings of this call, with logging set up."""
     set_up_logging()
-    return load_settings(**flags)
+    settings = load_settings(**flags)
+    try:
+        rules = redaction_of(settings.redact, settings.redact_patterns, settings.database_url)
+    except ConfigurationError as error:
+        name = str(error.setting)
+        origin = setting_origins(Path.cwd(), os.environ)[name]
+        place = origin if origin.upper().startswith(PREFIX) else f"{origin} {name}"
+        raise ConfigurationError(error.problem, setting=place, remedy=error.remedy) from None
+    redact_everywhere(rules)
+    return settings
 
 
 # What a written value is tried on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from uuid import UUID
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
-from etl.cli.session import jobs_here, no_job, say, show, show_json, with_application
+from etl.cli.session import err, jobs_here, list_width, no_job, say, show, show_json, with_application
 from etl.config import Settings
 from etl.core.episode import Episode
 from etl.core.pipeline import Pipeline
@@ -26,9 +27,9 @@ from etl.postgres.check import Findings
 from etl.postgres.episodes import episodes_of
 from etl.postgres.issues import key_text
 from etl.postgres.report_store import PostgresReportStore
-from etl.reports.columns import columns
 from etl.reports.episodes import episode_text
 from etl.reports.facts import run_facts
+from etl.reports.listings import JOBS, QUARANTINE, RUNS
 from etl.reports.words import LEGEND, strip
 
 # Runs in a strip.
@@ -113,7 +114,7 @@ def jobs(settings: Settings, verbose: bool, json: bool) -> int:
             ]
             for each in facts
         ]
-        show(columns([["job", "source", "sink", "triggers", "next (UTC)"], *rows]))
+        show(JOBS.lines(rows, list_width()))
     else:
         say("no jobs found: put job modules in jobs/, or name their packages in the setting jobs")
     if verbose:
@@ -168,13 +169,13 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
     if json:
         show_json([run_facts(run) for run in listed])
     elif listed:
-        header = ["run", "job", "status", "trigger", "started (UTC)", "took", "claimed", "written", "quarantined"]
         # Beside the newest run of a job how its last ones ended, the newest last.
         rows = [[*_run_row(run), strip(recent.pop(run.job, []))] for run in listed]
-        show(columns([[*header, "recent"], *rows], right=(5, 6, 7, 8)))
+        lines = RUNS.lines(rows, list_width())
+        show(lines)
         show(["", *map(episode_text, wrong)] if wrong else [])
-        if sys.stdout.isatty():
-            say(f"recent: {LEGEND}")
+        if sys.stdout.isatty() and "recent" in lines[0]:
+            say("\n".join(textwrap.wrap(f"recent: {LEGEND}", err.width, subsequent_indent=" " * 8)))
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
 
@@ -215,8 +216,7 @@ def quarantine(settings: Settings, job: str | None, error: str | None, run: str 
         if json:
             show_json([_issue_facts(row) for row in rows])
         elif rows:
-            header = ["key", "job", "error", "stage", "attempts", "since (UTC)", "run", "message"]
-            show(columns([header, *map(_issue_row, rows)], right=(4,)))
+            show(QUARANTINE.lines([_issue_row(row) for row in rows], list_width()))
             if len(rows) == limit:
                 say(f"the newest {limit}; more with -n")
         else:

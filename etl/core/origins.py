@@ -91,3 +91,5 @@ def _of_pipeline(pipeline: Pipeline) -> Iterator[tuple[str, Any, Any]]:
     yield "quiet_for", pipeline.quiet_for, None
     yield "pool", pipeline.pool, None
     yield "overlap_key", pipeline.overlap_key, pipeline.name
+    yield "redact", pipeline.redact, ()
+    yield "redact_patterns", pipeline.redact_patterns, ()

@@ -28,7 +28,7 @@ from etl.errors import ConfigurationError
 CLOCK_KEYS = ("schedule", "timezone", "overlap", "missed", "start_deadline")
 SOURCE_KEYS = ("batch_size", "concurrency")
 LIMIT_KEYS = ("finish_within", "backlog_limit", "quiet_for")
-PIPELINE_KEYS = ("max_quarantined", "timeout", *LIMIT_KEYS, "pool", "overlap_key")
+PIPELINE_KEYS = ("max_quarantined", "timeout", *LIMIT_KEYS, "pool", "overlap_key", "redact", "redact_patterns")
 KEYS = (*CLOCK_KEYS, *SOURCE_KEYS, *PIPELINE_KEYS, "enabled")
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,8 @@ from etl.core.event import Hook, checked_hook
 from etl.core.limits import Limits, parse_limit, require_age
 from etl.core.processor import Processor, as_processor
 from etl.core.quota import Quota, parse_quota
+from etl.core.redaction import Redaction, redaction_of
+from etl.core.redaction_rules import listed
 from etl.core.sink import Sink
 from etl.core.source import TriggerSource
 from etl.core.sql_processor import SqlProcessor
@@ -42,6 +44,10 @@ class Pipeline:
                        or a plain value; opened once per worker at the job's first run, closed with the worker, found as
                        `context.resources[name]`.
 
+    `redact`           keys ("email") and paths ("$.customer.phone") of rows and events whose values are blanked before
+                       anything is recorded or logged, besides passwords, tokens and the like.
+    `redact_patterns`  regular expressions for texts that are blanked wherever they occur.
+
     Raises `ConfigurationError` at once for parts that cannot work together.
     """
 
@@ -59,6 +65,8 @@ class Pipeline:
         quiet_for: Duration | None = None,
         on_event: Hook | None = None,
         resources: Mapping[str, Callable[[], Any]] | None = None,
+        redact: str | Sequence[str] = (),
+        redact_patterns: str | Sequence[str] = (),
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
@@ -87,12 +95,23 @@ class Pipeline:
         if self.timeout == timedelta():
             raise self._refusal("timeout", f"{timeout!r} leaves no time at all", "leave it out for no bound")
         self.resources = self._checked_resources(resources)
+        try:
+            self.redact = listed(redact, "redact", ",")
+            self.redact_patterns = listed(redact_patterns, "redact_patterns", "\n")
+            redaction_of(self.redact, self.redact_patterns)
+        except ConfigurationError as error:
+            raise self._refusal(error.setting, error.problem, error.remedy) from None
         self.declared_at = _declaration_place()
 
     @property
     def limits(self) -> Limits:
         """The bounds that are judged while the job goes on."""
         return Limits(self.finish_within, self.backlog_limit, self.quiet_for)
+
+    @property
+    def redaction(self) -> Redaction:
+        """What is blanked in its runs, besides what is blanked everywhere."""
+        return redaction_of(self.redact, self.redact_patterns)
 
     def _checked_name(self, setting: str, value: str | None) -> str | None:
         if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):

@@ -287,8 +287,10 @@ class Tracing(Protocol):
     def span(self, name: str, **attributes: Any) -> AbstractContextManager[Span]:
         """A span around a block."""
 
-    def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
-        """Something that happened within the innermost of these spans."""
+    def event(
+        self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None, row: Any = None
+    ) -> None:
+        """Something that happened within the innermost of these spans; `row`: whose secrets the error must not tell."""
 
     def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AbstractAsyncContextManager[LeaseRenewer]:
         """The same renewer, with its renewals counted."""

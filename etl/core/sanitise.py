@@ -1,8 +1,8 @@
 """Text and values made fit to be stored and shown, whatever a row or an exception carries.
 
 Quarantining must never fail: an exception whose `__str__` raises, NUL, lone surrogates, a payload without JSON form,
-a message of a gigabyte all end as bounded, storable text. Secrets (passwords in URLs and `key=value` text, bearer
-tokens) are blanked before anything reaches a log, a span, a report or the database.
+a message of a gigabyte all end as bounded, storable text. What the rules of redaction in force call secret is blanked
+before anything reaches a log, a span, a report or the database.
 """
 
 from __future__ import annotations
@@ -19,24 +19,12 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+from etl.core.redaction import rules, without
+
 MESSAGE_LIMIT = 2_000  # characters
 TRACEBACK_LIMIT = 8_000  # characters
 PAYLOAD_LIMIT = 64_000  # characters of JSON
 _DEEPEST = 50  # lists and dicts inside each other
-
-_NAMES = "password|passwd|secret|token|api[_-]?key"
-# What is told comes from rows, of any length: each of these takes time in proportion to it.
-_SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s:/]*:)[^\s/]+@", re.IGNORECASE), r"\1***@"),
-    (
-        re.compile(
-            rf"""((?:{_NAMES})["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&]+)""",
-            re.IGNORECASE | re.DOTALL,
-        ),
-        r"\1***",
-    ),
-    (re.compile(r"(\b(?:bearer|basic)\s+)[a-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\1***"),
-)
 
 _MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/|/asyncio/|/concurrent/futures/")
 
@@ -46,10 +34,8 @@ _UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u
 
 
 def redact(text: str) -> str:
-    """Blank what looks like a secret."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
+    """Blank what looks like a secret by the rules in force."""
+    return rules().text(text)
 
 
 def storable(text: str, limit: int) -> str:
@@ -73,6 +59,13 @@ class ErrorText:
     type: str
     message: str
     traceback: str
+
+    def without_values_of(self, row: Any) -> ErrorText:
+        """The same without what the rules call secret in a row, wherever the error repeats it."""
+        hidden = rules().hidden(row)
+        if not hidden:
+            return self
+        return ErrorText(self.type, without(self.message, hidden), without(self.traceback, hidden))
 
 
 def describe_exception(error: BaseException) -> ErrorText:
@@ -120,6 +113,27 @@ class PayloadText:
 
     json: str
     exact: bool
+
+
+def shown_payload(text: str | None) -> str | None:
+    """A payload's JSON text as it is recorded: bounded, without what the rules call secret."""
+    if text is None:
+        return None
+    if len(text) > 20 * PAYLOAD_LIMIT:  # gigabytes need not be searched
+        return json.dumps({"cut": _presentable(text, PAYLOAD_LIMIT)})
+    told = _blanked_json(text)
+    return told if len(told) <= PAYLOAD_LIMIT else json.dumps({"cut": storable(told, PAYLOAD_LIMIT)})
+
+
+def _blanked_json(text: str) -> str:
+    if rules().harmless(text):
+        return text
+    try:
+        value = json.loads(text)
+        blanked = rules().value(value)
+    except (ValueError, RecursionError):  # more digits or levels than Python reads
+        return json.dumps({"cut": redact(text)}, ensure_ascii=False)
+    return text if blanked is value else json.dumps(blanked, ensure_ascii=False)
 
 
 def json_payload(value: Any) -> PayloadText:

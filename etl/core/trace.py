@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from etl.core.redaction import rules
 from etl.core.sanitise import redact, storable
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_PLAIN = re.compile(r"[\w.-]{0,64}", re.ASCII)  # what needs no second look
 _TEXT = 2_000  # characters of an attribute
 _ATTRIBUTES = 64  # of one span or event
 _ITEMS = 100  # of a list in an attribute
@@ -116,10 +116,18 @@ class SpanRecord:
 def clean(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes as JSON can say them and Postgres keeps them; secrets blanked."""
     pairs = list(attributes.items())[:_ATTRIBUTES]
-    return {storable(str(name), 200): _clean(value) for name, value in pairs}
+    return {storable(str(name), 200): _clean(str(name), value) for name, value in pairs}
 
 
-def _clean(value: Any) -> Any:
+def _clean(name: str, value: Any) -> Any:
+    if isinstance(value, str) and len(value) > 20 * _TEXT:  # what need not be searched
+        value = storable(value, 20 * _TEXT)
+    elif not isinstance(value, (str, bool, int, float, list, tuple, Mapping)) and value is not None:
+        value = str(value)
+    return _jsonable(rules().fact(name, value))
+
+
+def _jsonable(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -127,6 +135,5 @@ def _clean(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, (list, tuple)):
-        return [_clean(item) for item in value[:_ITEMS]]
-    text = str(value)
-    return text if _PLAIN.fullmatch(text) else storable(redact(storable(text, 20 * _TEXT)), _TEXT)
+        return [_jsonable(item) for item in value[:_ITEMS]]
+    return storable(str(value), _TEXT)

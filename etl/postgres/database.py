@@ -80,6 +80,7 @@ class Database:
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
+        self.sessions: set[int] = set()  # process ids on the server, also of sessions that are over
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
         if settings.pooled:
@@ -101,7 +102,7 @@ class Database:
                 command_timeout=600.0,
                 statement_cache_size=0 if pooled else 256,
                 server_settings={} if pooled else {"application_name": "etl", **self.settings.session()},
-                init=set_codecs,
+                init=self._begin_session,
                 reset=_keep,
             )
             async with self.transaction() as connection:
@@ -117,6 +118,10 @@ class Database:
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
             await self.close()
             raise unreachable(error, self.settings.dsn, self.settings.variable) from None
+
+    async def _begin_session(self, connection: Any) -> None:
+        self.sessions.add(connection.get_server_pid())
+        await set_codecs(connection)
 
     async def _require_session(self, connection: Connection) -> None:
         """A pooling proxy may be told to drop what a session asks for; without its timeouts nothing here is safe."""

@@ -51,7 +51,7 @@ class EventLog:
         rows = await self._database.unit(
             lambda connection: connection.fetch(statement("list_asked_back"), self._run_id)
         )
-        return [AskedBack(row["key"], row["payload"]) for row in rows]
+        return [AskedBack(row["key"], row["event"]) for row in rows]
 
     async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
         """Write and record a batch of events, once. Raises `RunLostError` when the run was ended by somebody else."""
@@ -120,3 +120,7 @@ class _EventQuarantine(Quarantine):
 
     async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
         return {}
+
+    def _whole(self, row: Snapshot, shown: str | None) -> str | None:
+        """The event as it was brought, where something of it is blanked: there is no other place to replay it from."""
+        return row.payload if row.exact and row.payload != shown else None

@@ -13,7 +13,7 @@ import asyncpg
 from etl.core.batch import Batch, Failure
 from etl.core.faults import LOCK_NOT_AVAILABLE, Fault
 from etl.core.fingerprint import fingerprint, own_frame
-from etl.core.sanitise import PAYLOAD_LIMIT, json_payload
+from etl.core.sanitise import shown_payload
 from etl.errors import ConfigurationError
 from etl.postgres.database import Connection
 from etl.postgres.faults import classify, sqlstate_of
@@ -83,7 +83,7 @@ class Quarantine:
             if classify(error) is not Fault.data:
                 raise
             rows = await self._connection.fetch(self._table.unchanged(payload=False), *parameters)
-        return {positions[row[0]]: Snapshot(row[1], _bounded(row[2])) for row in rows}
+        return {positions[row[0]]: Snapshot(row[1], row[2]) for row in rows}
 
     async def _mark(self, positions: Sequence[int]) -> dict[int, str]:
         """Mark rows as failed in the source, where the job says how; position -> new version of those marked."""
@@ -127,8 +127,10 @@ class Quarantine:
         held: list[bool],
     ) -> None:
         chosen = [failures[position] for position in positions]
-        error = state == "open"  # what is deferred is only late
-        frames = [own_frame(failure.error.traceback) if error else None for failure in chosen]
+        errors = [failures[position].error.without_values_of(self._batch.rows[position]) for position in positions]
+        payloads = [shown_payload(rows[position].payload) for position in positions]
+        is_error = state == "open"  # what is deferred is only late
+        frames = [own_frame(error.traceback) if is_error else None for error in errors]
         await self._connection.execute(
             statement("insert_issues"),
             self._job,
@@ -141,20 +143,20 @@ class Quarantine:
             [rows[position].version for position in positions],
             held,
             [failure.stage for failure in chosen],
-            [failure.error.type for failure in chosen],
-            [failure.error.message for failure in chosen],
-            [failure.error.traceback for failure in chosen],
+            [error.type for error in errors],
+            [error.message for error in errors],
+            [error.traceback for error in errors],
             [failure.attempts for failure in chosen],
-            [rows[position].payload for position in positions],
+            payloads,
             [rows[position].exact for position in positions],
             frames,
             [
-                fingerprint(failure.stage, failure.error, frame) if error else None
-                for failure, frame in zip(chosen, frames, strict=True)
+                fingerprint(failure.stage, error, frame) if is_error else None
+                for failure, error, frame in zip(chosen, errors, frames, strict=True)
             ],
+            [self._whole(rows[position], payload) for position, payload in zip(positions, payloads, strict=True)],
         )
 
-
-def _bounded(payload: str | None) -> str | None:
-    """A payload of any size as JSON that is kept."""
-    return payload if payload is None or len(payload) <= PAYLOAD_LIMIT else json_payload({"cut": payload}).json
+    def _whole(self, row: Snapshot, shown: str | None) -> str | None:
+        """What a replay needs besides what is shown: nothing, where the source has the row itself."""
+        return None

@@ -264,7 +264,7 @@ class Passage:
             if stage.grants_retry(raised.error):
                 self._count_retry(raised.item, position)
                 row = ", ".join(self._batch.key(raised.item.ordinal))
-                self._tracing.event("etl.row.retry", {"etl.row.key": row}, raised.error)
+                self._tracing.event("etl.row.retry", {"etl.row.key": row}, raised.error, raised.item.value)
                 task = asyncio.ensure_future(self._retry_row(raised, position))
                 self._tasks[task] = raised.item.ordinal
             else:
@@ -335,7 +335,7 @@ class Passage:
             if not retry or not stage.grants_retry(error):
                 raise GaveUpError(error, 1) from error
             assert stage.retry is not None
-            self._tracing.event("etl.batch.retry", {}, error)
+            self._tracing.event("etl.batch.retry", {}, error, values)
             for item in items:
                 self._count_retry(item, position)
             results = await call_again(call, stage.retry, error, started=started)

@@ -49,7 +49,7 @@ class Drive:
     tracing: Tracing
     gate: SuspectGate
     resources: Mapping[str, Any]
-    on_progress: Callable[[Counts], None]
+    on_progress: Callable[[Counts, Sequence[StageCounts]], None]
     # Waits out this process's probation, then ends runs that are dead; None where a loop of the worker does that.
     reap_dead: Callable[[Sequence[UUID]], Awaitable[None]] | None
 
@@ -288,7 +288,7 @@ class DrivenPipeline:
                 )
         finally:
             self._undecided.pop(token, None)
-        self._count(counts)
+        self._count(counts, processed)
 
     async def _finish_events(self, recorder: EventRecorder, events: list[Any], keys: list[list[str]]) -> None:
         self._event_number += 1
@@ -316,7 +316,7 @@ class DrivenPipeline:
                     counts = await recorder.complete(batch, processed, lambda counts: self._judge(batch.token, counts))
             finally:
                 self._undecided.pop(batch.token, None)
-        self._count(counts)
+        self._count(counts, processed)
 
     def _recording_span(self) -> AbstractContextManager[Span]:
         """A sink in the database is written by the transaction that records the batch."""
@@ -326,9 +326,9 @@ class DrivenPipeline:
     def _sink_attributes(self) -> dict[str, Any]:
         return {"etl.sink.name": self._pipeline.sink.name}
 
-    def _count(self, counts: Counts) -> None:
+    def _count(self, counts: Counts, processed: Processed) -> None:
         self.counts.add(counts)
-        self._drive.on_progress(self.counts)
+        self._drive.on_progress(self.counts, processed.stages)
 
     def _judge(self, token: UUID, counts: Counts) -> None:
         """Keep a batch from being recorded that would set aside more rows than the job allows."""

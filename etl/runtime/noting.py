@@ -13,13 +13,14 @@ MOST = 20  # rows of a batch; that there are more is told by its counts
 def note_failures(tracing: Tracing, batch: Batch, processed: Processed) -> None:
     """An event for each of the first rows that failed for good, with its key."""
     for position, failure in islice(processed.failures.items(), MOST):
+        error = failure.error.without_values_of(batch.rows[position])
         tracing.event(
             "etl.row.failed",
             {
                 "etl.row.key": ", ".join(batch.key(position)),
                 "etl.stage.name": failure.stage,
                 "etl.row.attempts": failure.attempts,
-                "exception.type": failure.error.type,
-                "exception.message": failure.error.message,
+                "exception.type": error.type,
+                "exception.message": error.message,
             },
         )

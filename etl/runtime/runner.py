@@ -15,8 +15,10 @@ from uuid import UUID, uuid4
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
+from etl.core.redaction import redacting
 from etl.core.run import REPLAY, Run, RunState
 from etl.core.sanitise import describe_exception
+from etl.core.stages import StageCounts
 from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError, RunLostError
@@ -54,7 +56,8 @@ class Tools:
 class Manner:
     """How a run is driven: by a person at a terminal or by a worker."""
 
-    on_progress: Callable[[Counts], None] = lambda counts: None
+    # After each batch: the run's counts so far, and what the stages did to this batch.
+    on_progress: Callable[[Counts, Sequence[StageCounts]], None] = lambda counts, stages: None
     reap_dead: Callable[[Sequence[UUID]], Awaitable[None]] | None = None
     continue_later: bool = False  # queue another run for what a shutdown leaves over
 
@@ -83,7 +86,11 @@ class Runner:
         tools.heartbeat.add(run.run_id, control.lose, started=started, on_cancel=control.cancel)
         run.code_version = code_version(pipeline.declared_at)
         try:
-            with accounts.open(), tools.tracing.run(run, **_attributes(run)) as span:
+            with (
+                accounts.open(),
+                redacting(pipeline.redaction),
+                tools.tracing.run(run, **_attributes(run)) as span,
+            ):
                 await tools.store.note_trace(run)
                 logger.info("run started", extra={"etl": _facts(run, "started")})
                 end = await self._work(pipeline, run, control, manner, accounts)
@@ -141,7 +148,7 @@ class Runner:
             tracing=tools.tracing,
             gate=tools.gate,
             resources=await tools.resources.of(pipeline),
-            on_progress=lambda counts: self._report(run, counts, manner, accounts),
+            on_progress=lambda counts, stages: self._report(run, counts, stages, manner, accounts),
             reap_dead=manner.reap_dead,
         )
         driven = DrivenPipeline(pipeline, run, bound, control, drive)
@@ -160,9 +167,11 @@ class Runner:
             raise
         return _Swept(driven.positions(), driven.cut_short)
 
-    def _report(self, run: Run, counts: Counts, manner: Manner, accounts: Accounts) -> None:
+    def _report(
+        self, run: Run, counts: Counts, stages: Sequence[StageCounts], manner: Manner, accounts: Accounts
+    ) -> None:
         accounts.handled = True
-        manner.on_progress(counts)
+        manner.on_progress(counts, stages)
         self._tools.tracing.progress(run, counts)
 
     def _stopped(self, control: RunControl, positions: Mapping[str, list[str]], manner: Manner) -> RunEnd:

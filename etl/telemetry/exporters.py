@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from etl.telemetry.blanking import blanked
 from etl.telemetry.metrics import Meter
 from etl.telemetry.providers import Providers, export_timeout
 
@@ -68,7 +69,7 @@ class _SpanProcessor(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and span.context.trace_flags.sampled:
             self._ledger.take()
-        self._inner.on_end(span)
+        self._inner.on_end(blanked(span))
 
     def shutdown(self) -> None:
         self._inner.shutdown()  # type: ignore[no-untyped-call]

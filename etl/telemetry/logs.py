@@ -10,6 +10,7 @@ from typing import TextIO
 
 from opentelemetry import trace
 
+from etl.core.redaction import rules
 from etl.core.sanitise import redact, showable
 
 _FIELD = "etl"  # where our own records carry their structured part
@@ -33,7 +34,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # Before they become JSON: a secret ends at a blank, and would take the closing quote along.
-        told = {name: redact(value) if isinstance(value, str) else value for name, value in line.items()}
+        told = {name: rules().fact(name, value) for name, value in line.items()}
         return json.dumps(told, ensure_ascii=False, default=lambda value: redact(str(value)))
 
 

@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanContext
 
 from etl.core.folding import Changes, RunTrace, Unit
 from etl.core.ports import TelemetryRows, TelemetryStore
+from etl.core.redaction import applying, rules
 from etl.core.run_log import LogLine, LogWindow
 from etl.core.trace import SpanRecord
 from etl.errors import DatabaseUnavailableError
@@ -50,6 +51,7 @@ class RunRecording:
         self.job = job
         self.root_id = root_id
         self.run_at = run_at
+        self._rules = rules()  # of the run: what is written later is written in another context
         self._lock = threading.Lock()
         self._trace = RunTrace(trace_id, root_id, started_at)
         self._log = LogWindow()
@@ -119,13 +121,14 @@ class RunRecording:
         """What was taken, for the store."""
         place = {"run_at": self.run_at.isoformat(), "run_id": str(self.run_id)}
         losses = self.losses()
-        return TelemetryRows(
-            [self.run_at],
-            [{**place, **span.as_json()} for span in taken.changes.spans],
-            [{**place, "span_id": span_id} for span_id in taken.changes.gone],
-            [{**place, **line.as_json(slot)} for slot, line in taken.lines.items()],
-            [losses] if losses else [],
-        )
+        with applying(self._rules):
+            return TelemetryRows(
+                [self.run_at],
+                [{**place, **span.as_json()} for span in taken.changes.spans],
+                [{**place, "span_id": span_id} for span_id in taken.changes.gone],
+                [{**place, **line.as_json(slot)} for slot, line in taken.lines.items()],
+                [losses] if losses else [],
+            )
 
 
 @dataclass(slots=True)
@@ -137,7 +140,7 @@ class Place:
     span_id: str
     recording: RunRecording
     unit: Unit | None
-    event: Callable[[str, Mapping[str, Any], BaseException | None], None]
+    event: Callable[[str, Mapping[str, Any], BaseException | None, Any], None]
 
 
 HERE: ContextVar[Place | None] = ContextVar("etl_place", default=None)

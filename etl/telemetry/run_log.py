@@ -11,6 +11,7 @@ from typing import Any
 
 from opentelemetry._logs import LoggerProvider, SeverityNumber
 
+from etl.core.redaction import rules
 from etl.core.run_log import LogLine
 from etl.core.sanitise import redact
 from etl.telemetry.logs import facts_of
@@ -105,9 +106,13 @@ def _exception(record: logging.LogRecord) -> str | None:
     return "".join(traceback.format_exception(record.exc_info[1]))
 
 
+def _told(name: str, value: Any) -> str:
+    return redact(str(rules().fact(name, value)))
+
+
 def _emitter(provider: LoggerProvider) -> Emit:
     def emit(record: logging.LogRecord) -> None:
-        attributes = {f"etl.{name}": redact(str(value)) for name, value in facts_of(record).items()}
+        attributes = {f"etl.{name}": _told(name, value) for name, value in facts_of(record).items()}
         if (exception := record.exc_info[1] if record.exc_info else None) is not None:
             attributes["exception.type"] = type(exception).__name__
             attributes["exception.message"] = redact(str(exception))

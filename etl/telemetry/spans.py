@@ -64,12 +64,14 @@ class OpenTelemetrySpan:
         self.record.failed = True
         self.record.status = text
 
-    def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
+    def event(
+        self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None, row: Any = None
+    ) -> None:
         """Note something that happened; of many the first ones, and how many more. Describing an error is not cheap."""
         if len(self.record.events) < EVENTS:
             facts = {key: value for key, value in attributes.items() if value is not None}
             if error is not None:
-                described = describe_exception(error)
+                described = describe_exception(error).without_values_of(row)
                 facts |= {"exception.type": described.type, "exception.message": described.message}
             self._add_event(name, facts)
         else:

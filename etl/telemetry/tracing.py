@@ -96,10 +96,12 @@ class OpenTelemetryTracing:
         """A span around a block; what the block raises marks it as failed."""
         return Block(self._heard, self._meter, name, attributes)
 
-    def event(self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None) -> None:
+    def event(
+        self, name: str, attributes: Mapping[str, Any], error: BaseException | None = None, row: Any = None
+    ) -> None:
         """Something that happened within the innermost span of the framework."""
         if (place := HERE.get()) is not None:
-            place.event(name, attributes, error)
+            place.event(name, attributes, error, row)
 
     def leases(self, opening: AbstractAsyncContextManager[LeaseRenewer]) -> AbstractAsyncContextManager[LeaseRenewer]:
         """The same renewer, with its renewals counted."""

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -484,17 +485,22 @@ async def test_data_goes_to_standard_output_and_talk_to_standard_error(shop: Pro
     assert "\x1b" not in result.out + result.err, "no colour unless a terminal"
 
 
+def without_verdicts(environment: dict[str, str]) -> dict[str, str]:
+    """Variables that tell a terminal what to be, as the machine of the tests may have them, are left out."""
+    return {name: value for name, value in environment.items() if name not in ("CI", "NO_COLOR", "FORCE_COLOR")}
+
+
 class Terminal:
     """A command on a pseudo-terminal of 120 columns; `text` is what it wrote there, escapes included."""
 
-    def __init__(self, project: Project, *arguments: str, stdout: int | None = None) -> None:
+    def __init__(self, project: Project, *arguments: str, stdout: int | None = None, **variables: str) -> None:
         parent, child = pty.openpty()
         fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self._screen = parent
         self.process = subprocess.Popen(
             [sys.executable, "-m", "etl", *arguments],
             cwd=project.folder,
-            env={**project.environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+            env={**without_verdicts(project.environment), "TERM": "xterm-256color", "COLUMNS": "120", **variables},
             stdin=child,
             stdout=child if stdout is None else stdout,
             stderr=child,
@@ -503,7 +509,9 @@ class Terminal:
         self.text = ""
 
     def read_until(self, pattern: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
         while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {seconds} s:\n{self.text[-5_000:]}"
             assert self._read(seconds), f"ended without {pattern!r}:\n{self.text}"
 
     def finish(self) -> int:
@@ -523,30 +531,104 @@ class Terminal:
         return bool(data)
 
 
-async def test_on_a_terminal_a_bar_with_rate_and_time_left_runs_below_whole_log_lines(
+def screen_of(text: str) -> list[str]:
+    """What stands on a terminal after this was written to it: the escapes that redrawing takes, and no others."""
+    rows, y, x = [""], 0, 0
+    for escape, count, final, char in re.findall(r"(\x1b\[\??(\d*)[\d;]*([A-Za-z]))|([^\x1b])", text):
+        if final == "A":
+            y -= int(count or 1)
+        elif final == "K":
+            rows[y] = ""
+        elif final in ("m", "h", "l"):  # colours; the cursor's looks
+            continue
+        elif char == "\r":
+            x = 0
+        elif char == "\n":
+            y += 1
+            rows += [""] * (y + 1 - len(rows))
+        else:
+            assert not escape, f"unknown escape {escape!r}"
+            rows[y] = rows[y].ljust(x)[:x] + char + rows[y][x + 1 :]
+            x += 1
+    return rows
+
+
+async def test_on_a_terminal_the_run_is_redrawn_below_whole_log_lines_and_leaves_nothing(
     shop: Project, db: asyncpg.Connection[asyncpg.Record]
 ) -> None:
+    """While it waits, somebody locks the sink's table: the screen says who it is."""
     await db.execute("UPDATE src SET v = 'wait' WHERE id = 9")
+    work = shop.folder / "jobs/work.py"
+    aloud = """    logging.getLogger("mine").info("row %s", row["id"])\n    if row["v"] == "poison":"""
+    text = work.read_text().replace('    if row["v"] == "poison":', aloud)
+    work.write_text("import logging\nlogging.basicConfig(level='INFO')\n" + text)
+    locker = await asyncpg.connect(shop.dsn, server_settings={"application_name": "night shift"})
+    await locker.execute("BEGIN; LOCK TABLE dst IN EXCLUSIVE MODE")
 
-    def look() -> Terminal:
-        terminal = Terminal(shop, "run", "copy")
-        terminal.read_until(r"8/10\x1b\[0m [0-9,]+ rows/s ")
-        (shop.folder / "go").touch()
-        assert 0 == terminal.finish()
-        return terminal
+    def look(terminal: Terminal, pattern: str) -> list[str]:
+        terminal.read_until(pattern)
+        return screen_of(terminal.text)
 
-    terminal = await asyncio.to_thread(look)
+    terminal = Terminal(shop, "run", "copy")
+    locked = await asyncio.to_thread(look, terminal, "night shift")
+    await locker.execute("COMMIT")
+    await locker.close()
+    during = await asyncio.to_thread(look, terminal, "8 of about 10 rows")
+    (shop.folder / "go").touch()
+    code = await asyncio.to_thread(terminal.finish)
 
-    assert re.search(r"8/10\x1b\[0m [\d,]+ rows/s \x1b\[36m(\d:\d\d:\d\d|-:--:--)", terminal.text), "rate and time left"
-    assert re.search(r"10/10\x1b\[0m [\d,]+ rows/s \x1b\[36m0:00:00", terminal.text)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text)
-    lines = [line.rsplit("\r", 1)[-1] for line in plain.replace("\r\n", "\n").split("\n")]
-    logged = [line for line in lines if re.match(r"\d\d:\d\d:\d\d run (started|ended)  job=copy run_id=", line)]
-    assert 2 == len(logged), "each log line stands alone, above the bar"
+    assert 0 == code
+    pid = "[0-9]+"
+    assert re.search(
+        rf" database: waiting for a table lock held by pid {pid} \(application night shift\)", "\n".join(locked)
+    )
+    assert re.search(r"^ \[#+\.+\]  8 of about 10 rows +80 %$", "\n".join(during), re.MULTILINE)
+    assert 1 == sum(line.startswith("copy   running for ") for line in during), "drawn over itself"
+    after = screen_of(terminal.text)
+    logged = [line for line in after if re.match(r"\d\d:\d\d:\d\d run (started|ended)  job=copy run_id=", line)]
+    assert 2 == len(logged), "each log line stands alone, above the rest"
+    assert [f"INFO:mine:row {n}" for n in range(1, 11)] == [line for line in after if "INFO:mine" in line]
     assert "{" not in "".join(logged), "readable on a terminal"
-    report = terminal.text.rsplit("\x1b[2K", 1)[-1]
-    assert report.startswith("copy   run "), "the bar is gone when the report comes"
-    assert "\x1b" not in report
+    assert not [line for line in after if "running for" in line or "of about" in line], "gone when the report comes"
+    assert [line for line in after if line.startswith("copy   run ")]
+    assert terminal.text.rindex("\x1b[?25h") > terminal.text.rindex("\x1b[?25l"), "the cursor is back"
+    assert "\x1b" not in terminal.text.rsplit("copy   run ", 1)[-1]
+
+
+async def test_ctrl_c_finishes_what_is_in_hand_and_leaves_a_clean_screen(
+    shop: Project, db: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await db.execute("UPDATE src SET v = 'wait' WHERE id = 3")
+
+    def interrupt() -> tuple[int, str]:
+        terminal = Terminal(shop, "run", "copy")
+        terminal.read_until("running")
+        terminal.read_until("run started")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_until("stopping: finishing what is in hand")
+        (shop.folder / "go").touch()
+        return terminal.finish(), terminal.text
+
+    code, text = await asyncio.to_thread(interrupt)
+
+    assert 6 == code
+    after = screen_of(text)
+    assert 1 == sum(line.startswith("stopping: finishing what is in hand") for line in after)
+    assert not [line for line in after if "running for" in line or "stopping after" in line]
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
+
+
+async def test_a_dumb_terminal_and_one_without_colour_get_no_control_characters(shop: Project) -> None:
+    def text_of(job: str, variable: str, value: str) -> str:
+        terminal = Terminal(shop, "run", job, stdout=None, **{variable: value})
+        assert 0 == terminal.finish()
+        return terminal.text
+
+    texts = await asyncio.gather(
+        asyncio.to_thread(text_of, "copy", "TERM", "dumb"), asyncio.to_thread(text_of, "strict", "NO_COLOR", "1")
+    )
+
+    assert [] == [text for text in texts if "\x1b" in text]
 
 
 async def test_what_a_job_prints_goes_where_the_shell_sent_it_although_there_is_a_bar(shop: Project) -> None:

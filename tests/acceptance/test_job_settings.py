@@ -75,7 +75,7 @@ def test_jobs_are_listed_as_settings_have_them_with_the_place_each_value_comes_f
         for line in lines[: lines.index("copy (jobs.work)")]
         if (cells := line.split()) and cells[0] in ("lease", "grace", "database_url")
     }
-    block = lines[lines.index("copy (jobs.work)") + 1 :][:15]
+    block = lines[lines.index("copy (jobs.work)") + 1 :][:17]
     start = block[0].index(origin)
     assert {
         "schedule": ("15 6 * * mon-fri", origin),

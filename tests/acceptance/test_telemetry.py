@@ -120,14 +120,14 @@ async def test_a_run_is_one_trace_of_spans_run_over_claims_and_batches_over_stag
         (line["trace_id"], line["run_id"], line["job"]) for line in (started, word, ended)
     }
     assert ["run.started", None, "run.ended"] == [line.get("event") for line in (started, word, ended)]
-    assert ("warning", "a word about row 4, password=***") == (word["level"], word["message"])
+    assert ("warning", "a word about row 4, password=[redacted]") == (word["level"], word["message"])
     assert word["span_id"] in {span.span_id.hex() for span in receiver.spans}
     assert ("succeeded", 5, 5, True) == tuple(ended[name] for name in ("status", "claimed", "written", "balanced"))
 
     told = {line.body.string_value: line for line in receiver.lines if line.trace_id}
-    assert {"run started", "a word about row 4, password=***", "run ended"} == set(told)
+    assert {"run started", "a word about row 4, password=[redacted]", "run ended"} == set(told)
     assert {trace} == {line.trace_id.hex() for line in told.values()}
-    sent = told["a word about row 4, password=***"]
+    sent = told["a word about row 4, password=[redacted]"]
     assert (word["span_id"], "WARNING", facts["run_id"]) == (
         sent.span_id.hex(),
         sent.severity_text,
@@ -147,7 +147,7 @@ async def test_a_run_is_one_trace_of_spans_run_over_claims_and_batches_over_stag
         tuple(row) for row in recorded
     }, "the framework's own table says the same"
     lines = await db.fetch("SELECT level, message, trace_id, span_id FROM etl.run_log ORDER BY number")
-    assert [("info", "run started"), ("warning", "a word about row 4, password=***"), ("info", "run ended")] == [
+    assert [("info", "run started"), ("warning", "a word about row 4, password=[redacted]"), ("info", "run ended")] == [
         tuple(line)[:2] for line in lines
     ]
     assert ({trace}, word["span_id"]) == ({line["trace_id"] for line in lines}, lines[1]["span_id"])
@@ -220,4 +220,4 @@ async def test_secrets_are_in_no_log_line_span_report_error_or_row_of_the_databa
     assert receiver.spans
     everything = str(told) + str(stored) + str(receiver.spans) + str(receiver.lines) + str(receiver.metrics)
     assert [] == [piece for piece in ("p4ss", "W0rd") if piece in everything]
-    assert "postgresql://me:***@db/x refused, password=***" in everything
+    assert "postgresql://me:[redacted]@db/x refused, password=[redacted]" in everything

@@ -235,7 +235,7 @@ def test_secrets_in_what_a_broken_module_says_are_blanked(folder: Path) -> None:
 
     text = problem(found(folder), "jobs.leaks")
 
-    assert "RuntimeError: no way to postgresql://me:***@db/x, password=***" in text
+    assert "RuntimeError: no way to postgresql://me:[redacted]@db/x, password=[redacted]" in text
     assert "S3cret" not in text
 
 

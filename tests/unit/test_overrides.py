@@ -253,6 +253,8 @@ def test_the_inert_definition_is_not_changed_by_any_key() -> None:
             "finish_within": 5,
             "backlog_limit": 5,
             "quiet_for": 5,
+            "redact": ["email"],
+            "redact_patterns": ["x"],
             "enabled": "no",
         },
     )
@@ -357,6 +359,8 @@ REFUSED: list[tuple[str, Any, list[str]]] = [
     ("pool", "apj", ["there is no pool 'apj'", "did you mean api?", "[pools] apj = 4"]),
     ("pool", 5, ["5 is not a name"]),
     ("overlap_key", "a b", ["'a b' is not a name"]),
+    ("redact", "e mail", ["'e mail' is neither a key nor a path", "$.customer.phone"]),
+    ("redact_patterns", ["("], ["'(' is not a regular expression", "position 0"]),
     ("enabled", "perhaps", ["'perhaps' is neither true nor false", "write true or false"]),
     ("enabled", 2, ["2 is neither"]),
     ("schedule", "61 * * * *", ["61", "minute"]),
@@ -485,6 +489,8 @@ def test_each_value_is_told_with_the_place_it_comes_from() -> None:
         "quiet_for": (None, "default"),
         "pool": (None, "default"),
         "overlap_key": ("flights", "default"),
+        "redact": ([], "default"),
+        "redact_patterns": ([], "default"),
         "enabled": (True, "default"),
     } == {key: (each.value, each.origin) for key, each in told.items()}
 
@@ -502,7 +508,8 @@ def test_a_source_of_ones_own_has_no_batches_to_tell_of() -> None:
     told = settings_of(said(job(source=Own())), DECLARATIONS)
 
     limits = ["finish_within", "backlog_limit", "quiet_for"]
-    assert ["max_quarantined", "timeout", *limits, "pool", "overlap_key", "enabled"] == list(told)
+    rules = ["redact", "redact_patterns"]
+    assert ["max_quarantined", "timeout", *limits, "pool", "overlap_key", *rules, "enabled"] == list(told)
 
 
 def test_what_is_told_can_be_written_back() -> None:

@@ -100,7 +100,7 @@ async def test_a_run_is_written_in_one_statement_with_the_place_it_is_in(tracing
     above = {(span["name"], by_id[span["parent_id"]]["name"]) for span in rows.spans if span.get("parent_id")}
     assert {("etl.batch", "etl.run"), ("etl.stage", "etl.batch")} == above
     assert "hunter2" not in str(rows)
-    assert "password=***" in str(rows)
+    assert "password=[redacted]" in str(rows)
 
 
 async def test_what_may_outlive_the_batch_it_came_from_stands_beneath_the_run(tracing: OpenTelemetryTracing) -> None:
@@ -223,13 +223,13 @@ async def test_lines_of_users_are_heard_in_a_run_and_still_reach_who_heard_them_
                 mine.exception("failed")
             span.ended(ended(a_run()), lost=False, idle=False)
 
-    assert ["token=*** of 7", "in a thread", "failed"] == store.messages
+    assert ["token=[redacted] of 7", "in a thread", "failed"] == store.messages
     assert ["outside of a run", "token=abc of 7", "in a thread", "failed"] == heard
     (rows,) = store.written
     assert {(rows.spans[0]["trace_id"], rows.spans[0]["span_id"])} == {
         (line["trace_id"], line["span_id"]) for line in rows.lines
     }
-    assert "ValueError: api_key: ***" in rows.lines[-1]["exception"]
+    assert "ValueError: api_key: '[redacted]'" in rows.lines[-1]["exception"]
     assert [] == root.handlers, "nothing stays behind"
 
 

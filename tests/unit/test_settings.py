@@ -75,10 +75,13 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
         4,
         {"api": 2},
         timedelta(days=7),
+        ("email", "$.a.b"),
+        (r"\d{3},\d", "x"),
     )
     (folder / "etl.toml").write_text(
         'database_url = "postgresql://u@h/d"\npooled = true\nlease = "1m"\ngrace = 5\njobs = ["a", "b.c"]\n'
-        'max_runs = 3\nconnections = 4\nhistory = "7d"\n[pools]\napi = 2\n'
+        'max_runs = 3\nconnections = 4\nhistory = "7d"\n'
+        'redact = ["email", "$.a.b"]\nredact_patterns = [\'\\d{3},\\d\', "x"]\n[pools]\napi = 2\n'
     )
     from_file = load_settings()
     (folder / "etl.toml").unlink()
@@ -92,6 +95,8 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
         "CONNECTIONS": "4",
         "POOLS": '{"api": 2}',
         "HISTORY": "7d",
+        "REDACT": "email, $.a.b",
+        "REDACT_PATTERNS": "\\d{3},\\d\nx",
     }.items():
         monkeypatch.setenv(f"ETL_{name}", value)
 
@@ -100,7 +105,8 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
         monkeypatch.delenv(f"ETL_{name.upper()}")
     (folder / "etl.ini").write_text(
         "[etl]\ndatabase_url = postgresql://u@h/d\npooled = yes\nlease = 1m\ngrace = 5\njobs = a, b.c\n"
-        "max_runs = 3\nconnections = 4\nhistory = 7d\n[pools]\napi = 2\n"
+        "max_runs = 3\nconnections = 4\nhistory = 7d\n"
+        "redact = email, $.a.b\nredact_patterns =\n  \\d{3},\\d\n  x\n[pools]\napi = 2\n"
     )
     from_ini = load_settings()
 

@@ -52,5 +52,5 @@ def test_what_is_stored_of_a_span_is_bounded_redacted_and_json() -> None:
     assert "hunter2" not in text
     assert "\\u0000" not in text
     assert len(text) < 10_000
-    assert (0.0, ["token=***", 1]) == (stored["duration_s"], stored["attributes"]["list"])
+    assert (0.0, ["token=[redacted]", 1]) == (stored["duration_s"], stored["attributes"]["list"])
     assert 64 == len(stored["attributes"])
