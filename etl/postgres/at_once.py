@@ -151,7 +151,7 @@ def _resolved(table: UserTable, own: Mapping[str, str]) -> str:
     return f"""
 ), "etl:resolved" AS (
 UPDATE etl.row_issue AS "etl:issue"
-   SET state = 'resolved', closed_at = clock_timestamp(), closed_by = {own["run"]}::uuid
+   SET state = 'resolved', closed_at = clock_timestamp(), closed_by = {own["run"]}::uuid, event = NULL
   FROM {table.handled_keys}
  WHERE "etl:issue".job = {own["job"]}::text AND "etl:issue".source = {own["source"]}::text
    AND "etl:issue".key = "etl:keys".key AND "etl:issue".state IN ('open', 'deferred')"""
