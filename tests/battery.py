@@ -149,6 +149,17 @@ def at(name: str) -> str:
     return re.escape(statement(name).strip())
 
 
+# The statement that completes a batch where nothing stands against it.
+AT_ONCE = '"etl:fence"'
+
+
+async def in_turn(db: Db) -> None:
+    """A trigger on `src`: batches are completed by a transaction of several statements."""
+    await db.execute("""
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER look AFTER UPDATE ON src EXECUTE FUNCTION look()""")
+
+
 def job_on(name: str, table: str = "src", **options: Any) -> str:
     """A line that declares a job of its own on a table."""
     return f'{name} = Pipeline("{name}", source(**{options!r}), work, PostgresSink("dst"))\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.battery import Db, at, lay_out, lost_run, running
+from tests.battery import Db, at, in_turn, lay_out, lost_run, running
 from tests.conftest import Where
 from tests.faults import FaultProxy
 from tests.kit import Project
@@ -32,6 +32,7 @@ async def test_every_row_is_there_once_although_the_process_was_killed_between_t
     project.settings["lease"] = "1s"
     project.write_job(JOB)
     await lay_out(db, 8)
+    await in_turn(db)
     await db.execute("CREATE TABLE there (id bigint, token uuid)")
     warehouse = {"WAREHOUSE_URL": where.dsn}
     async with FaultProxy(where.host, where.port, threaded=True) as proxy:

@@ -166,6 +166,7 @@ async def test_a_pool_that_drops_what_sessions_ask_for_is_noticed_before_anythin
 ) -> None:
     """`ignore_startup_parameters`: the connection works, and every timeout that protects the source is gone."""
     dropped = "timezone,datestyle,intervalstyle,bytea_output,jit,lock_timeout,idle_in_transaction_session_timeout"
+    dropped += ",default_transaction_isolation,default_transaction_read_only"
     plain = pooler._ini
     monkeypatch.setattr(pooler, "_ini", lambda *given: f"{plain(*given)}ignore_startup_parameters = {dropped}\n")
     await db.execute(TABLES)

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tests.battery import (
+    AT_ONCE,
     JOB_HEAD,
     Db,
     at,
     finished,
+    in_turn,
     lay_out,
     lost_run,
     resume,
@@ -79,12 +81,15 @@ def verdict(out: str) -> tuple[str, str]:
     return facts["status"], facts["error"].split(":")[0]
 
 
+@pytest.mark.parametrize("completion", [AT_ONCE, COMPLETION], ids=["at once", "in turn"])
 async def test_a_zombie_is_refused_the_completion_of_its_batch(
-    zombies: Project, db: Db, proxy: FaultProxy, through_proxy: dict[str, str]
+    zombies: Project, db: Db, proxy: FaultProxy, through_proxy: dict[str, str], completion: str
 ) -> None:
     """It was stopped with a processed batch in hand, and completing that is the first thing it tries."""
     await lay_out(db, 8)
-    completing = proxy.hold(COMPLETION)
+    if completion == COMPLETION:
+        await in_turn(db)
+    completing = proxy.hold(completion)
     async with running(zombies, "run", "job", "--json", env=through_proxy) as zombie:
         await completing.reached()
         stop(zombie)
@@ -136,7 +141,7 @@ async def test_a_zombie_is_refused_the_renewal_of_its_lease_and_drops_its_work(
 ) -> None:
     """What it had sent already reaches the server only when it is gone, and changes nothing."""
     await lay_out(db, 8)
-    completing = proxy.hold(COMPLETION)
+    completing = proxy.hold(AT_ONCE)
     async with running(zombies, "run", "job", "--json", env=through_proxy) as zombie:
         await completing.reached()
         stop(zombie)
@@ -163,6 +168,7 @@ async def test_a_zombie_stopped_inside_a_transaction_holds_nobody_up_and_its_eff
     server ends the idle transaction; until then nobody may take over.
     """
     await lay_out(db, 8)
+    await in_turn(db)
     committing = proxy.hold(inside, after=True)
     async with running(zombies, "run", "job", "--json", env=through_proxy) as zombie:
         await committing.reached()
@@ -187,7 +193,7 @@ async def test_a_process_stopped_for_less_than_its_lease_goes_on(
     project.settings["lease"] = "10s"
     project.write_job(WRITES)
     await lay_out(db, 8)
-    completing = proxy.hold(COMPLETION)
+    completing = proxy.hold(AT_ONCE)
     async with running(project, "run", "job", "--json", env=through_proxy) as sleeper:
         await completing.reached()
         stop(sleeper)

@@ -504,7 +504,11 @@ async def hang(event: Event) -> None:
 
 @pytest.mark.parametrize(
     ("hook", "said"),
-    [(raise_, "ValueError: password=***"), (leave, "SystemExit: 3"), (hang, "did not come to an end within 0.1 s")],
+    [
+        (raise_, "ValueError: password=[redacted]"),
+        (leave, "SystemExit: 3"),
+        (hang, "did not come to an end within 0.1 s"),
+    ],
 )
 async def test_a_function_that_fails_is_called_again_and_given_up_after_five_times(
     database: Database, db: Db, hook: Callable[[Event], Awaitable[None]], said: str
