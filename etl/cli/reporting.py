@@ -170,7 +170,7 @@ async def _write_page(
         detail,
         report=await _complete(application, found, detail.report),
         other=None if other_id is None else await store.report(other_id),
-        context=run_context(detail.report.run, found.pipelines.get(job)),
+        context=run_context(detail.report.run, found.pipelines.get(job), detail.report.former),
     )
     evidence = await evidence_of(application, found, detail.report.run)
     text = render_page(detail, program="etl", written_at=datetime.now(UTC), evidence=evidence)
