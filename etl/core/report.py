@@ -229,7 +229,9 @@ def beside_usual(run: Run, past: Usual | None) -> str | None:
 
 
 def _ratio(value: float, norm: float) -> str:
-    return f"{100 * value / norm:,.0f} %" if norm else "-"
+    if not norm:
+        return "-"
+    return "under 1 %" if 0 < value < norm / 100 else f"{100 * value / norm:,.0f} %"
 
 
 def with_standing(errors: Sequence[ErrorGroup], former: Collection[FormerError], compared: bool) -> list[ErrorGroup]:

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from etl.core.baseline import Measure
 from etl.core.comparison import brief, compare, usual_facts
+from etl.core.episode import Episode
 from etl.core.evidence import Evidence
 from etl.core.report import ErrorGroup, RunDetail, SetAside, beside_usual, rate, unusual, verdict
 from etl.core.run import Run
@@ -103,9 +104,8 @@ def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -
         "verdict": verdict(run),
         "beside_usual": beside_usual(run, past),
         "unusual": unusual(run, past),
-        "episodes": [
-            (each.closed_at is None, cut(episode_text(each), room.text)) for each in report.episodes[:_EPISODES]
-        ],
+        "episodes": [_wrong(each, room) for each in report.episodes[:_EPISODES]],
+        "wrong_now": any(each.closed_at is None for each in report.episodes),
         "episodes_total": len(report.episodes),
         "when": words.when(run),
         "books": words.books(run),
@@ -132,11 +132,19 @@ def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -
         "former": [(each, rate(each)) for each in report.former[:10]],
         "comparison": comparison,
         "usual_facts": usual_facts(past),
+        "durations": norms.get(Measure.duration),
         "bullet": svg.bullet(run.duration_s, norms.get(Measure.duration)) if run.duration_s else None,
         "context": [(name, cut(value, room.payload)) for name, value in detail.context],
         "written_at": written_at,
         "marks": _OUTCOME_MARKS,
     }
+
+
+def _wrong(episode: Episode, room: _Room) -> tuple[str, str]:
+    """The word for what is wrong, empty where it is over, and the rest of the sentence."""
+    text = episode_text(episode)
+    word, _, rest = ("", "", text) if episode.closed_at else text.partition(" ")
+    return word, cut(rest, room.text)
 
 
 # A shape beside each word, so that no state is told by its colour alone.

@@ -59,7 +59,7 @@ def test_without_a_past_json_has_nothing_usual_and_so_nothing_unusual() -> None:
 
 def page(report: RunReport) -> str:
     text = render_page(RunDetail(report, [], 0, 0.0, [], 0), program="etl", written_at=MONDAY)
-    return html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL))
+    return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)).split())
 
 
 def test_page_screen_and_json_take_a_run_for_unusual_by_the_same_bounds() -> None:
