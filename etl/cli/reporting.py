@@ -51,7 +51,7 @@ def report(
         if page is not None:
             await _write_page(application, found, run_id, other_id, page)
         elif other_id is not None:
-            await _compare(store, run_id, other_id, json)
+            await _compare(application, found, (run_id, other_id), json)
         else:
             shown = await store.report(run_id)
             assert shown is not None
@@ -100,12 +100,18 @@ async def _chosen(
 
 async def _complete(application: Application, found: FoundJobs, shown: RunReport) -> RunReport:
     """A report with how the job stands now, and what is usual for it."""
+    return replace(
+        await _judged(application, found, shown), outlook=await outlook_of(application, found, shown.run.job)
+    )
+
+
+async def _judged(application: Application, found: FoundJobs, shown: RunReport) -> RunReport:
+    """A report with what is usual for its job and what is wrong with it."""
     job = shown.run.job
     pipeline = found.pipelines.get(job)
     zone = zone_of(None if pipeline is None else pipeline.source, shown.run.trigger)
     return replace(
         shown,
-        outlook=await outlook_of(application, found, job),
         baseline=await read_baseline(application.database, shown.run, zone),
         episodes=await episodes_of(application.database, [job], shown.run.run_id),
     )
@@ -115,15 +121,16 @@ def _show(shown: RunReport, paint: Paint) -> None:
     _print(render_report(shown, width=screen_width(), program=program(), paint=paint))
 
 
-async def _compare(store: PostgresReportStore, run_id: UUID, other_id: UUID, json: bool) -> None:
-    this, other = await store.report(run_id), await store.report(other_id)
+async def _compare(application: Application, found: FoundJobs, run_ids: tuple[UUID, UUID], json: bool) -> None:
+    store = PostgresReportStore(application.database)
+    this, other = await store.report(run_ids[0]), await store.report(run_ids[1])
     assert this is not None
     assert other is not None
-    comparison = compare(this, other)
-    if json:
-        show_json(comparison_facts(comparison))
+    if json:  # the screen of two runs says nothing of what is usual
+        this, other = await _judged(application, found, this), await _judged(application, found, other)
+        show_json(comparison_facts(compare(this, other)))
     else:
-        _print(render_comparison(comparison, width=screen_width(), paint=_paint()))
+        _print(render_comparison(compare(this, other), width=screen_width(), paint=_paint()))
 
 
 async def outlook_of(application: Application, found: FoundJobs, job: str) -> Outlook:
@@ -163,7 +170,7 @@ async def _write_page(
         detail,
         report=await _complete(application, found, detail.report),
         other=None if other_id is None else await store.report(other_id),
-        context=run_context(detail.report.run, found.pipelines.get(job)),
+        context=run_context(detail.report.run, found.pipelines.get(job), detail.report.former),
     )
     evidence = await evidence_of(application, found, detail.report.run)
     text = render_page(detail, program="etl", written_at=datetime.now(UTC), evidence=evidence)

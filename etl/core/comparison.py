@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
+from etl.core.baseline import Measure, Usual
 from etl.core.counts import Counts
 from etl.core.report import ErrorGroup, RunReport, rate
 from etl.core.stages import StageCounts, quantile
@@ -58,6 +59,18 @@ def compare(this: RunReport, other: RunReport) -> Comparison:
         [group for group in this.errors if group.reason not in there],
         [group for group in other.errors if group.reason not in here],
     )
+
+
+def usual_facts(past: Usual | None) -> dict[str, str]:
+    """What is usual by the names that `compare` gives its facts, of what is judged; of rows set aside the share."""
+    norms = {} if past is None else past.norms
+    wordings: dict[Measure, tuple[str, Callable[[float], str]]] = {
+        Measure.duration: ("duration", brief),
+        Measure.rate: ("rows/s", "{:,.0f}".format),
+        Measure.rows: ("claimed", "{:,.0f}".format),
+        Measure.quarantined: ("quarantined", "{:.1%}".format),
+    }
+    return {name: say(norms[measure].middle) for measure, (name, say) in wordings.items() if measure in norms}
 
 
 def _code(this: str | None, other: str | None) -> list[Compared]:

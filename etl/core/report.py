@@ -205,12 +205,6 @@ def waited_at_most(run: Run, former: Sequence[Run]) -> float | None:
     return (run.started_at - max(begun)).total_seconds() if begun else None
 
 
-def against_usual(run: Run, past: Usual | None) -> str | None:
-    """Sentences about a run and its job's habit, and what is unusual about it; None where nothing can be said."""
-    sentences = [each for each in (beside_usual(run, past), unusual(run, past)) if each]
-    return " ".join(sentences) or None
-
-
 def unusual(run: Run, past: Usual | None) -> str | None:
     """A sentence about what of a run is out of the ordinary; None where nothing is."""
     odd = [] if past is None else oddities(run, past)
@@ -235,7 +229,9 @@ def beside_usual(run: Run, past: Usual | None) -> str | None:
 
 
 def _ratio(value: float, norm: float) -> str:
-    return f"{100 * value / norm:,.0f} %" if norm else "-"
+    if not norm:
+        return "-"
+    return "under 1 %" if 0 < value < norm / 100 else f"{100 * value / norm:,.0f} %"
 
 
 def with_standing(errors: Sequence[ErrorGroup], former: Collection[FormerError], compared: bool) -> list[ErrorGroup]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,17 +12,24 @@ from etl.core.run import CONTINUATION, DEFERRED, MANUAL, RECOVERY, REPLAY, Run
 from etl.core.sanitise import redact
 from etl.core.table_source import TableSource
 from etl.durations import format_duration
+from etl.reports import words
 
 
-def run_context(run: Run, pipeline: Pipeline | None) -> list[tuple[str, str]]:
-    """Names and values in reading order; what is not set is left out, and the database's URL never in it."""
+def run_context(run: Run, pipeline: Pipeline | None, former: Sequence[Run] = ()) -> list[tuple[str, str]]:
+    """Names and values in reading order; what is not set is left out, and the database's URL never in it. `former`:
+    the job's runs before this one."""
     facts: dict[str, Any] = {
         "run": run.run_id,
         "cause": _cause(run),
         "scheduled for": run.scheduled_for,
         "queued": run.queued_at,
         "started": run.started_at,
+        "late by": _seconds(run.lateness_s),
         "ended": run.ended_at,
+        "in transactions": _seconds(run.database_s),
+        "peak memory": None if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / 1e6:,.0f} MB",
+        "backlog": words.backlog_of(run, former),
+        "oldest row left": _left(run),
         "attempt": run.attempt,
         "parent run": run.parent_id,
         "arguments": run.arguments or None,
@@ -31,6 +38,7 @@ def run_context(run: Run, pipeline: Pipeline | None) -> list[tuple[str, str]]:
         "pool": run.pool,
         "host": run.host and f"{run.host} (pid {run.pid})",
         "trace": run.trace_id,
+        "code": run.code_version,
         **_definition(pipeline),
     }
     return [(name, redact(_text(value))) for name, value in facts.items() if value not in (None, {}, "")]
@@ -49,6 +57,20 @@ def _cause(run: Run) -> str:
     if run.trigger in _CAUSES:
         return f"{run.trigger}: {_CAUSES[run.trigger]}"
     return f"trigger {run.trigger}" + (" (messages)" if run.serves_messages else "")
+
+
+def _left(run: Run) -> str | None:
+    """The time of the first row in line when the run was over, and how long it had waited by then."""
+    oldest = None if run.backlog_after is None else run.backlog_after.oldest_at
+    if oldest is None:
+        return None
+    age = None if run.ended_at is None else (run.ended_at - oldest).total_seconds()
+    waited = f" (had waited {format_duration(age)})" if age is not None and age >= 0 else ""
+    return f"{_text(oldest)}{waited}"
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else format_duration(value)
 
 
 def _definition(pipeline: Pipeline | None) -> Mapping[str, Any]:

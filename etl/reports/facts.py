@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from etl.core.backlog import Backlog
+from etl.core.baseline import Usual, oddities
 from etl.core.comparison import Comparison
+from etl.core.episode import Episode
 from etl.core.ports import Blocker
 from etl.core.report import ErrorGroup, Outlook, RunReport, rate, verdict, waited, waited_at_most
 from etl.core.run import SKIPPED_OVERLAP, Run
@@ -96,9 +98,9 @@ def report_facts(report: RunReport, commands: Sequence[str] = ()) -> dict[str, A
         "rows_per_s": rate(report.run),
         "oldest_waited_s": waited(report.run),
         "oldest_waited_at_most_s": waited_at_most(report.run, report.former),
-        "usual": None
-        if past is None
-        else {"runs": past.runs, "duration_s": past.duration_s, "longest_s": past.longest_s, "rows_per_s": past.rate},
+        "usual": None if past is None else _usual(past),
+        "unusual": [] if past is None else oddities(report.run, past),
+        "episodes": [_episode(each) for each in report.episodes],
         "stages": [
             {
                 "name": stage.name,
@@ -141,6 +143,28 @@ def report_facts(report: RunReport, commands: Sequence[str] = ()) -> dict[str, A
         "throughput": [asdict(part) for part in report.slices],
         "outlook": None if report.outlook is None else _outlook(report.outlook),
         "next": list(commands),
+    }
+
+
+def _usual(past: Usual) -> dict[str, Any]:
+    return {
+        "runs": past.runs,
+        "duration_s": past.duration_s,
+        "longest_s": past.longest_s,
+        "rows_per_s": past.rate,
+        "hour": None if past.hour is None else past.hour._asdict(),
+        "ended": past.ended,
+        "failed": past.failed,
+    }
+
+
+def _episode(episode: Episode) -> dict[str, Any]:
+    return {
+        "kind": str(episode.kind),
+        "opened_at": _time(episode.opened_at),
+        "closed_at": _time(episode.closed_at),
+        "text": episode.text,
+        "run_id": None if episode.run_id is None else str(episode.run_id),
     }
 
 

@@ -15,19 +15,22 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from etl.core.comparison import brief, compare
+from etl.core.baseline import Measure
+from etl.core.comparison import brief, compare, usual_facts
+from etl.core.episode import Episode
 from etl.core.evidence import Evidence
-from etl.core.habits import duration_band, rate_band, usual_facts
-from etl.core.report import ErrorGroup, RunDetail, SetAside, against_usual, rate, verdict
+from etl.core.report import ErrorGroup, RunDetail, SetAside, beside_usual, rate, unusual, verdict
 from etl.core.run import Run
 from etl.core.sanitise import redact, showable
 from etl.core.stages import StageCounts, quantile
 from etl.durations import format_duration
 from etl.reports import svg, words
+from etl.reports.episodes import episode_text
 from etl.reports.page_trace import Room, cut, evidence_facts, tail
 from etl.reports.waterfall import Close
 
 LIMIT = 1_000_000  # bytes
+_EPISODES = 12
 _CUT = "... ({:,} characters in all)"
 
 
@@ -93,26 +96,32 @@ def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -
     report = detail.report
     run = report.run
     past = report.usual
+    norms = {} if past is None else past.norms
     comparison = None if detail.other is None else compare(report, detail.other)
     return {
         "run": run,
         "short": str(run.run_id)[:8],
         "verdict": verdict(run),
-        "against_usual": against_usual(run, past),
+        "beside_usual": beside_usual(run, past),
+        "unusual": unusual(run, past),
+        "episodes": [_wrong(each, room) for each in report.episodes[:_EPISODES]],
+        "wrong_now": any(each.closed_at is None for each in report.episodes),
+        "episodes_total": len(report.episodes),
         "when": words.when(run),
         "books": words.books(run),
         "off": run.state.is_final and not run.counts.balanced,
         "rate": rate(run),
         "error": cut(run.error, room.text) if run.error else None,
         "outlook": report.outlook,
-        "backlog": words.backlog(report.outlook) if report.outlook else None,
+        "backlog": words.backlog_of(run, report.former),
+        "pending": words.backlog(report.outlook) if report.outlook else None,
         "fires": words.upcoming(report.outlook) if report.outlook else None,
         "commands": words.follow_up(report, program),
         "flow": svg.row_flow(run.counts) if run.counts.claimed else None,
         "stages": [_stage(stage, report.stages) for stage in report.stages],
         "busy_s": detail.batches_busy_s,
-        "rates": rate_band(report.former),
-        "throughput": svg.throughput(report.slices, past, rate_band(report.former)) if report.slices else None,
+        "rates": norms.get(Measure.rate),
+        "throughput": svg.throughput(report.slices, past) if report.slices else None,
         "groups": [_group(group, room, run, program) for group in report.errors[: room.groups]],
         "groups_total": len(report.errors),
         "gone": [(each, cut(each.example, room.text)) for each in report.gone[: room.groups]],
@@ -122,12 +131,20 @@ def _facts(detail: RunDetail, room: _Room, program: str, written_at: datetime) -
         "history": svg.history([*reversed(report.former), run], past) if report.former else None,
         "former": [(each, rate(each)) for each in report.former[:10]],
         "comparison": comparison,
-        "usual_facts": usual_facts(report.former),
-        "bullet": svg.bullet(run.duration_s, duration_band(report.former)) if run.duration_s else None,
+        "usual_facts": usual_facts(past),
+        "durations": norms.get(Measure.duration),
+        "bullet": svg.bullet(run.duration_s, norms.get(Measure.duration)) if run.duration_s else None,
         "context": [(name, cut(value, room.payload)) for name, value in detail.context],
         "written_at": written_at,
         "marks": _OUTCOME_MARKS,
     }
+
+
+def _wrong(episode: Episode, room: _Room) -> tuple[str, str]:
+    """The word for what is wrong, empty where it is over, and the rest of the sentence."""
+    text = episode_text(episode)
+    word, _, rest = ("", "", text) if episode.closed_at else text.partition(" ")
+    return word, cut(rest, room.text)
 
 
 # A shape beside each word, so that no state is told by its colour alone.

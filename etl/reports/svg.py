@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from etl.core.baseline import Measure, Norm
 from etl.core.counts import Counts
-from etl.core.habits import Band
 from etl.core.report import BatchSpan, Slice, Usual, fewer, rate
 from etl.core.run import Run
 from etl.durations import format_duration
@@ -150,13 +150,14 @@ def _axis(seconds: float, axis: tuple[float, float], top: float, bottom: float) 
             yield _TEXT.format(x, top - 9, "tick", moment(tick * step))
 
 
-def throughput(slices: Sequence[Slice], past: Usual | None, usually: Band | None = None) -> Markup:
+def throughput(slices: Sequence[Slice], past: Usual | None) -> Markup:
     """Rows a second in each part of the run, rows set aside as ticks below, the usual rate as a line in its band."""
+    usually = past.norms.get(Measure.rate) if past else None
     seconds = slices[-1].end_s
     slices = fewer(slices, sum(each.batches for each in slices) // 2)
     top, bottom = 24.0, 170.0
     axis = 70.0, float(WIDTH)
-    peak = max(1e-9, past.rate if past else 0.0, usually.high if usually else 0.0, *(each.rate for each in slices))
+    peak = max(1e-9, _reach(usually) if usually else 0.0, *(each.rate for each in slices))
     parts = [*_axis(seconds, axis, top, bottom)]
     for share in (0.5, 1.0):
         y = bottom - (bottom - top - 10) * share
@@ -173,28 +174,35 @@ def throughput(slices: Sequence[Slice], past: Usual | None, usually: Band | None
             parts.append(_RECT.format(x, bottom + 4, max(2.0, end - x - 1), 8, "aside", "",
                                       _TITLE.format(f"{each.quarantined:,} quarantined")))  # fmt: skip
     if usually:
-        high, low = ((bottom - top - 10) * value / peak for value in (usually.high, usually.low))
-        title = f"the middle half of former runs: {usually.low:,.0f} to {usually.high:,.0f} rows/s"
+        high, low = ((bottom - top - 10) * min(value, peak) / peak for value in (usually.high, usually.low))
+        title = f"usually {usually.low:,.0f} to {usually.high:,.0f} rows/s"
         parts.append(_RECT.format(axis[0], bottom - high, axis[1] - axis[0], max(1.0, high - low), "band", "",
                                   _TITLE.format(title)))  # fmt: skip
     parts.append(_LINE.format(axis[0], bottom, axis[1], bottom, "ground"))
-    if past:
-        y = bottom - (bottom - top - 10) * past.rate / peak
+    if usually:
+        y = bottom - (bottom - top - 10) * usually.middle / peak
         parts.append(_LINE.format(axis[0], y, axis[1], y, "usual"))
     if any(each.quarantined for each in slices):
         parts.append(_TEXT.format(0, bottom + 12, "quiet", "set aside"))
     return _svg(bottom + 18, f"rows a second over {format_duration(seconds)}, at most {peak:,.0f}", "throughput", parts)
 
 
-def bullet(seconds: float, usually: Band | None) -> Markup | None:
-    """How long a run took beside what is usual: a bar, the band of the middle half, a line at the median."""
+def _reach(usually: Norm) -> float:
+    """How far an axis goes for what is usual: a band can be so wide that nothing else would be seen."""
+    return min(usually.high, 4 * usually.middle)
+
+
+def bullet(seconds: float, usually: Norm | None) -> Markup | None:
+    """How long a run took beside what is usual: a bar, the band outside which it is unusual, a line at the median."""
     if usually is None:
         return None
-    longest, wide = 1.05 * max(seconds, usually.high), WIDTH / 3
-    low, middle, high, own = (wide * each / longest for each in (usually.low, usually.middle, usually.high, seconds))
+    longest, wide = 1.05 * max(seconds, _reach(usually), 1e-9), WIDTH / 3
+    low, middle, high, own = (
+        wide * min(1.0, each / longest) for each in (usually.low, usually.middle, usually.high, seconds)
+    )
     said = (
-        f"{format_duration(seconds)}; usual {format_duration(usually.middle)},"
-        f" mostly {format_duration(usually.low)} to {format_duration(usually.high)}"
+        f"{format_duration(seconds)}; median {format_duration(usually.middle)},"
+        f" usually {format_duration(usually.low)} to {format_duration(usually.high)}"
     )
     parts = [
         _RECT.format(0, 2, wide, 14, "track", "", ""),

@@ -78,6 +78,8 @@ REPORT_KEYS = [
     "oldest_waited_s",
     "oldest_waited_at_most_s",
     "usual",
+    "unusual",
+    "episodes",
     "stages",
     "errors",
     "gone",

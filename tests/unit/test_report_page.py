@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 
 from etl.core.counts import Counts
+from etl.core.episode import Episode
+from etl.core.event import EventKind
 from etl.core.evidence import BATCH, CLAIM, ROOT, ClaimPlan, Evidence, Happening, LoggedLine, Traced, TracedSpan
 from etl.core.origins import Setting
 from etl.core.report import BatchSpan, RunDetail, SetAside
@@ -78,6 +80,9 @@ def everywhere(text: str) -> RunDetail:
         stages=[StageCounts(text, 5, 5)],
         errors=[group],
         gone=[replace(GONE, stage=text, error_type=text, example=text)],
+        episodes=[
+            Episode(n, text, EventKind.late, text, None, STARTED, over, text) for n, over in enumerate((None, STARTED))
+        ],
     )
     row = SetAside(text, "open", text, text, text, 1, STARTED, text, len(text) + 1)
     return replace(DETAIL, report=report, set_aside=[row], other=report, context=[("arguments", text)])

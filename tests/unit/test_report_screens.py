@@ -23,7 +23,7 @@ from etl.core.report import (
     Outlook,
     RunReport,
     Slice,
-    against_usual,
+    beside_usual,
     fewer,
     gone,
     usual,
@@ -152,7 +152,7 @@ def test_runs_that_came_to_nothing_are_no_part_of_a_habit(odd: dict[str, object]
     ("seconds", "said"), [(300.0, "slower than"), (20.0, "faster than"), (110.0, "about")], ids=str
 )
 def test_a_run_is_called_slow_or_fast_by_its_rate(seconds: float, said: str) -> None:
-    sentence = against_usual(a_run(seconds=seconds), usual(FORMER))
+    sentence = beside_usual(a_run(seconds=seconds), usual(FORMER))
 
     assert sentence is not None
     assert f"{said} the usual rate" in sentence

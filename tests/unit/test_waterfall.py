@@ -10,14 +10,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from etl.core.counts import Counts
 from etl.core.evidence import BATCH, CLAIM, ROOT, Happening, Traced, TracedSpan
-from etl.core.habits import Band, duration_band, rate_band, usual_facts
 from etl.core.report import BatchSpan
-from etl.core.run import REPLAY, Run, RunState
 from etl.reports.lanes import Bar, Lane, draw
 from etl.reports.waterfall import SLOWEST, Close, Waterfall, lay_out
-from tests.unit.test_report_screens import a_run
 
 IDS = count()
 RETRY = Happening("etl.row.retry", 3.2, "4711", error_type="TimeoutError", message="slow")
@@ -143,28 +139,3 @@ def test_whatever_spans_are_like_a_picture_keeps_to_its_frame(
     assert all(0 <= number <= 100 for number in numbers)
     assert chart.count("<rect") == len(bars)
     assert len(chart) < 40_000
-
-
-# What is usual
-
-
-def past(seconds: float, rows: int = 100, **facts: Any) -> Run:
-    return replace(
-        a_run(), state=RunState.succeeded, duration_s=seconds, counts=Counts(claimed=rows, written=rows), **facts
-    )
-
-
-def test_the_usual_is_where_the_middle_half_of_former_runs_lay() -> None:
-    former = [past(10.0), past(20.0), past(25.0), past(50.0), past(100.0)]
-    others = [past(1.0, trigger=REPLAY), replace(past(1.0), state=RunState.failed), past(1.0, rows=0)]
-
-    assert Band(20.0, 25.0, 50.0) == duration_band([*former, *others])
-    assert Band(2.0, 4.0, 5.0) == rate_band([*former, *others])
-    facts = usual_facts([*former, *others])
-    assert ("25.0 s", "4", "100") == (facts["duration"], facts["rows/s"], facts["claimed"])
-
-
-def test_two_runs_are_no_habit() -> None:
-    former = [past(10.0), past(20.0)]
-
-    assert (None, None, {}) == (rate_band(former), duration_band(former), usual_facts(former))
