@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, Self
 
 from etl.core.after import AfterTrigger
@@ -25,9 +24,8 @@ class PipelineRun(Protocol):
     async def claim(self) -> Batch | None:
         """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
 
-    async def finish(self, batch: Batch, turn: AbstractAsyncContextManager[Any] | None = None) -> None:
-        """Process a claimed batch, write its results and record what became of each row. `turn` is held while the
-        processors are at it."""
+    async def finish(self, batch: Batch) -> None:
+        """Process a claimed batch, write its results and record what became of each row."""
 
 
 class TriggerSource(ABC):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -134,9 +134,8 @@ class DrivenPipeline:
             self.cut_short = self.cut_short or self._control.stopping
             return None
 
-    async def finish(self, batch: Batch, turn: AbstractAsyncContextManager[Any] | None = None) -> None:
-        """Process a claimed batch, write its results and record what became of each row. `turn` is held while the
-        processors are at it."""
+    async def finish(self, batch: Batch) -> None:
+        """Process a claimed batch, write its results and record what became of each row."""
         attributes = {"etl.batch.number": batch.number, "etl.batch.token": str(batch.token), "etl.rows": len(batch)}
         alone = must_be_alone(batch.crashes)
         async with self._drive.gate.enter(alone=alone):
@@ -147,7 +146,7 @@ class DrivenPipeline:
                 if alone:
                     await self._table().suspect(batch)
                 started = time.monotonic()
-                await self._pass(batch, turn or nullcontext())
+                await self._pass(batch)
         if self._finds_size and not alone:
             self._size = next_size(self._size, len(batch), batch.claim_seconds + time.monotonic() - started)
 
@@ -201,16 +200,15 @@ class DrivenPipeline:
         await source.begin_sweep(use_hint=False)
         return True
 
-    async def _pass(self, batch: Batch, turn: AbstractAsyncContextManager[Any]) -> None:
+    async def _pass(self, batch: Batch) -> None:
         """Through the processors; rows that wait long for a retry go on by themselves."""
         context = self._context(batch)
         passage = self._drive.chain.passage(batch, context, self._drive.tracing)
         try:
-            async with turn:
-                await passage.start()
-                waiting = await passage.wait(STRAGGLER_SECONDS)
-                if waiting and self._must_wait(batch, len(waiting)):
-                    waiting = await passage.wait()
+            await passage.start()
+            waiting = await passage.wait(STRAGGLER_SECONDS)
+            if waiting and self._must_wait(batch, len(waiting)):
+                waiting = await passage.wait()
         except BaseException:
             passage.cancel()
             raise

@@ -32,22 +32,18 @@ class Ahead:
         self._spawn = spawn
         self._turn = asyncio.Lock()
         self._early: asyncio.Task[Batch | None] | None = None
-        self._quick = asyncio.Event()  # nothing is known before the first batch
+        self._quick = False  # nothing is known before the first batch
         self._over = False
 
-    async def next(self, *, extra: bool = False) -> Batch | None:
-        """The next batch; None when there is no more. `extra`: only when batches are quick."""
-        if extra:
-            await self._quick.wait()
+    async def next(self) -> Batch | None:
+        """The next batch; None when there is no more."""
         async with self._turn:
             if self._over:
                 return None
             early, self._early = self._early, None
             batch = await (self._claim() if early is None else early)
-            if batch is None:
-                self._over = True
-                self._quick.set()  # whoever waits for that may go
-            elif self._quick.is_set():
+            self._over = batch is None
+            if batch is not None and self._quick:
                 self._early = self._spawn(self._claim())
             return batch
 
@@ -56,7 +52,4 @@ class Ahead:
         """Around the work on a batch: how long it takes tells whether claiming ahead is worth it."""
         started = time.monotonic()
         yield
-        if time.monotonic() - started < QUICK:
-            self._quick.set()
-        elif not self._over:
-            self._quick.clear()
+        self._quick = time.monotonic() - started < QUICK

@@ -121,20 +121,15 @@ class BatchProcessingSource(TableSource):
     async def cycle(self, *args: Any, **kwargs: Any) -> None:
         """Claim and finish batches until a full sweep over the key finds nothing more."""
         await self.pipeline.ready()
-        turn = asyncio.Semaphore(self.concurrency)
         async with asyncio.TaskGroup() as lanes:
             ahead = Ahead(self._claim, lanes.create_task)
             for _ in range(self.concurrency):
-                lanes.create_task(self._lane(ahead, turn))
-            if self.concurrency > 1:  # a single lane means that a batch is written before the next one is looked at
-                lanes.create_task(self._lane(ahead, turn, extra=True))
+                lanes.create_task(self._lane(ahead))
 
-    async def _lane(self, ahead: Ahead, turn: asyncio.Semaphore, *, extra: bool = False) -> None:
-        """Batch after batch. There is an `extra` lane, so that the next rows are processed while a batch is written;
-        it takes part as long as that is worth its while."""
-        while (batch := await ahead.next(extra=extra)) is not None:
+    async def _lane(self, ahead: Ahead) -> None:
+        while (batch := await ahead.next()) is not None:
             async with ahead.in_hand():
-                await self.pipeline.finish(batch, turn)
+                await self.pipeline.finish(batch)
 
     async def _claim(self) -> Batch | None:
         return await self.pipeline.claim()
