@@ -12,6 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, NamedTuple
 
@@ -160,6 +161,7 @@ class Passage:
         self._failures: dict[int, Failure] = dict(batch.unreadable)
         self._retried: set[int] = set()
         self._tasks: dict[asyncio.Task[None], int] = {}
+        self._around = copy_context()  # of the batch: what is current in a stage ends with that
         self._reset_counts()
 
     async def start(self) -> None:
@@ -284,7 +286,8 @@ class Passage:
         except GaveUpError as given_up:
             self._fail(item, given_up.error, given_up.attempts, position)
         else:
-            await self._advance(self._follow([(item, result)], position), position + 1)
+            following = self._advance(self._follow([(item, result)], position), position + 1)
+            await asyncio.get_running_loop().create_task(following, context=self._around.copy())
 
     async def _timed(self, call: Awaitable[Any], position: int) -> Any:
         started = time.perf_counter()

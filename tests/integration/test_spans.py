@@ -115,6 +115,23 @@ async def test_spans_reach_the_table_whatever_becomes_of_them_in_opentelemetry(
     assert {ended.trace_id} == {format(each.trace_id, "032x") for each in inside}
 
 
+async def test_the_stages_after_a_retry_are_the_batches_not_those_of_the_stage_that_had_ended(
+    db: Db, database: Database
+) -> None:
+    await db.execute(TABLES)
+
+    @processor(inline=True, retry=Retry(attempts=2, on=ConnectionError, delay=0.001))
+    def shaky(context: Any, row: Any) -> Any:
+        if row["id"] == 2 and context.attempt == 1:
+            raise ConnectionError
+        return row
+
+    ended = await run(database, a_copy(shaky, act), OpenTelemetryTracing())
+
+    assert (5, 1) == (ended.counts.written, ended.counts.retried)
+    assert await tree(db) == TREE
+
+
 async def test_spans_of_users_nest_in_their_stage_wherever_the_processor_runs(
     db: Db, database: Database, provider: Any
 ) -> None:
