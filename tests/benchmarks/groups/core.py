@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etl import Pipeline
 from tests.benchmarks import framework, loops
+from tests.benchmarks.apart import Apart
 from tests.benchmarks.bench import ROWS, Bench, Contender, Work
 from tests.benchmarks.figures import Figure, Target
 from tests.benchmarks.rows import Rows
@@ -17,22 +18,33 @@ BATCHES, IN_SQL = "pg-etl, batch processor", "pg-etl, SqlProcessor"
 async def measure(bench: Bench) -> list[Figure]:
     """The loop, SQL, and the framework in its ways."""
     contenders = [
-        by_hand(bench),
-        contender(bench, CHUNKS, chunked(bench)),
-        contender(bench, BY_JOIN, lambda: loops.in_chunks(bench.dsn, loops.BY_JOIN)),
-        contender(bench, AT_ONCE, lambda: loops.at_once(bench.dsn)),
-        contender(bench, ONE, moving(bench, framework.move()), Target(at_least=1.5, against=HAND)),
-        contender(
-            bench,
-            TWO,
-            moving(bench, framework.move(concurrency=2)),
-            Target(at_least=2.0, against=HAND),
-            Target(at_least=0.9, against=CHUNKS),
-        ),
-        contender(bench, BATCHES, moving(bench, framework.move(framework.by_batch)), Target(at_least=1.1, against=ONE)),
-        contender(bench, IN_SQL, moving(bench, framework.in_sql()), Target(at_least=0.95, against=CHUNKS)),
+        apart(bench, HAND, "by hand"),
+        apart(bench, CHUNKS, "chunks"),
+        apart(bench, BY_JOIN, "chunks by join"),
+        apart(bench, AT_ONCE, "at once"),
+        apart(bench, ONE, "one lane", Target(at_least=1.5, against=HAND)),
+        apart(bench, TWO, "two lanes", Target(at_least=2.0, against=HAND), Target(at_least=0.9, against=CHUNKS)),
+        apart(bench, BATCHES, "batches", Target(at_least=1.1, against=ONE)),
+        apart(bench, IN_SQL, "in sql", Target(at_least=0.95, against=CHUNKS)),
     ]
     return await bench.race("core", contenders)
+
+
+def apart(bench: Bench, name: str, way: str, *targets: Target) -> Contender:
+    """A way to move the rows, in a process of its own."""
+    laid = Rows(bench.connection, bench.scaled(ROWS))
+    process = Apart(way, bench.dsn)
+
+    async def prepare() -> None:
+        await laid.lay()
+        await process.start()
+
+    async def verify() -> None:
+        await process.end()
+        await laid.verify()
+
+    baseline = None if name == HAND else HAND
+    return Contender(name, process.work, prepare, verify, laid.count, baseline=baseline, targets=targets)
 
 
 def by_hand(bench: Bench, rows: int = ROWS) -> Contender:
