@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -113,9 +114,9 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @asynccontextmanager
 async def _explainer(scene: Scene, where: Where) -> AsyncIterator[tuple[Holder, Explainer]]:
-    """A run with one connection, and who listens to it."""
+    """A run with one connection, which outlives a machine that stands still for a while, and who listens to it."""
     settings = connection_settings(Settings(lease=LEASE, connections=2), where.dsn)
-    database = Database(replace(settings, max_connections=1))
+    database = Database(replace(settings, max_connections=1, idle_timeout=timedelta(minutes=5)))
     await database.open()
     try:
         holder = await scene.run(sink=None, batch_size=BATCH, swept=False, database=database)
