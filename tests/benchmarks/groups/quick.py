@@ -43,7 +43,7 @@ async def _measured(bench: Bench) -> list[Figure]:
         contender(bench, BATCHES, moving(bench, framework.move(framework.by_batch)), rows=_ROWS),
         contender(bench, IN_SQL, moving(bench, framework.in_sql()), rows=_ROWS),
     ]
-    figures = await bench.race("quick", [_guarded(each) for each in contenders], most_rounds=3)
+    figures = await bench.race("quick", [_guarded(each) for each in contenders], most_rounds=2)
     return figures + await claims.compared(bench, "quick", claims.FEW, _DONE, _CLAIM)
 
 
