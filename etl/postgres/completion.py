@@ -108,7 +108,8 @@ class Completion:
         except Exception as error:
             if self._is_refusal(error) and sqlstate_of(error) != DIVISION_BY_ZERO:
                 raise _RefusedError from error
-            logger.debug("a batch is not completed by one statement", exc_info=True)
+            # Not with its text: a server's error shows rows. Whatever it is, the transaction tells it properly.
+            logger.debug("a batch takes a transaction: %s %s", type(error).__name__, sqlstate_of(error) or "")
             return None
         return asked.counts
 
