@@ -28,11 +28,11 @@ from etl.core.batch import Batch, Failure, Processed
 from etl.core.counts import Counts
 from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, Run, RunState
-from etl.postgres.at_once import RowWriter
 from etl.postgres.claim import Claimant
 from etl.postgres.claimed_table import ClaimedTable
 from etl.postgres.codecs import set_codecs
 from etl.postgres.database import Database
+from etl.postgres.one_statement import RowWriter
 from etl.postgres.resolution import resolve_sink, resolve_source
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.table_writer import TableWriter

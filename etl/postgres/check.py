@@ -16,13 +16,13 @@ from etl.core.table import quote_identifier
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.assignments import assigned_columns
-from etl.postgres.at_once import RowWriter
 from etl.postgres.catalog import TableFacts
 from etl.postgres.cursor_advice import SMALL_TABLE, cursor_advice, nodes_of, rows_about
 from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection, Database
 from etl.postgres.faults import classify, hint_of, said
 from etl.postgres.ledger import LedgerTable
+from etl.postgres.one_statement import RowWriter
 from etl.postgres.resolution import Resolved, resolve_sink, resolve_source
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.user_table import UserTable

@@ -11,7 +11,6 @@ import asyncpg
 from etl.core.batch import Batch, Processed
 from etl.core.counts import Counts
 from etl.errors import RunLostError
-from etl.postgres.at_once import Finishing, RowWriter
 from etl.postgres.backlog import SourceBacklog
 from etl.postgres.claim import Claimant
 from etl.postgres.claims import Claims
@@ -19,6 +18,7 @@ from etl.postgres.completion import Completion
 from etl.postgres.cursor import CursorClaims
 from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection, Database
+from etl.postgres.one_statement import Finishing, RowWriter
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
 

@@ -24,16 +24,17 @@ import asyncpg
 
 from etl.core.batch import Batch, Failure, Processed
 from etl.core.counts import Counts
-from etl.core.faults import DIVISION_BY_ZERO, LOCK_NOT_AVAILABLE, Fault
+from etl.core.faults import LOCK_NOT_AVAILABLE
 from etl.core.sanitise import ErrorText
 from etl.core.stages import StageCounts, histogram
 from etl.errors import ConfigurationError, RunLostError
-from etl.postgres.accusing import accused, set_apart
-from etl.postgres.at_once import Finishing, at_once
+from etl.postgres.accusing import set_apart
+from etl.postgres.at_once import RefusedError, complete_at_once, is_refusal
 from etl.postgres.coverage import cover
 from etl.postgres.database import Connection, Database
-from etl.postgres.faults import classify, sqlstate_of
+from etl.postgres.faults import sqlstate_of
 from etl.postgres.keyed_table import row_parameters
+from etl.postgres.one_statement import Finishing
 from etl.postgres.quarantine import IMPATIENTLY, Quarantine
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
@@ -59,10 +60,6 @@ class _Progress:
     sink_seconds: list[float] = field(default_factory=list)
 
 
-class _RefusedError(Exception):
-    """The batch as a whole does not go through: a row is refused or locked."""
-
-
 class Completion:
     """Completes one batch under its token. May be run again as a whole, any number of times."""
 
@@ -85,33 +82,14 @@ class Completion:
         it says or the sink's table cannot take any row.
         """
         try:
-            if carry is None and (counts := await self._at_once()) is not None:
-                return counts
+            if carry is None:
+                counts = await complete_at_once(self._database, self._finishing, self._batch, self._processed)
+                if counts is not None:
+                    return counts
             return await self._database.unit(self._try(self._whole, carry))
-        except _RefusedError as refused:
-            self._suspects = accused(getattr(refused.__cause__, "detail", None), self._processed.outputs)
+        except RefusedError as refused:
+            self._suspects = refused.suspects
             return await self._database.unit(self._try(self._in_pieces, carry))
-
-    async def _at_once(self) -> Counts | None:
-        """Complete the batch by a single statement; None if that cannot be, or did not take effect as far as is known.
-
-        Raises `_RefusedError` when a row is refused or locked.
-        """
-        if self._database.settings.pooled:
-            return None
-        try:
-            asked = at_once(self._finishing, self._batch, self._processed)
-            if asked is None:
-                return None
-            self._finishing.judge(asked.counts)
-            await self._database.single(asked.sql, *asked.parameters)
-        except Exception as error:
-            if self._is_refusal(error) and sqlstate_of(error) != DIVISION_BY_ZERO:
-                raise _RefusedError from error
-            # Not with its text: a server's error shows rows. Whatever it is, the transaction tells it properly.
-            logger.debug("a batch takes a transaction: %s %s", type(error).__name__, sqlstate_of(error) or "")
-            return None
-        return asked.counts
 
     def _try(
         self, work: Callable[[Connection, _Progress], Awaitable[None]], carry: Batch | None
@@ -142,8 +120,8 @@ class Completion:
         try:
             await self._mark_and_write(connection, progress, done)
         except Exception as error:
-            if self._is_refusal(error):
-                raise _RefusedError from error
+            if is_refusal(error, self._finishing):
+                raise RefusedError(error, self._processed) from error
             raise
 
     async def _in_pieces(self, connection: Connection, progress: _Progress) -> None:
@@ -157,10 +135,6 @@ class Completion:
         left = [position for position in done if position not in progress.locked]
         for piece in set_apart(left, self._suspects):
             await self._halve(connection, progress, piece)
-
-    def _is_refusal(self, error: Exception) -> bool:
-        """Whether single rows are to blame. A locked row goes on alone, but for rows that have to keep their order."""
-        return classify(error) is Fault.data or (sqlstate_of(error) == LOCK_NOT_AVAILABLE and not self._in_turn)
 
     @property
     def _in_turn(self) -> bool:
@@ -191,7 +165,7 @@ class Completion:
             await connection.execute("RELEASE SAVEPOINT etl_piece")
             return
         except Exception as error:
-            if not self._is_refusal(error):
+            if not is_refusal(error, self._finishing):
                 raise
             await connection.execute("ROLLBACK TO SAVEPOINT etl_piece")
             if len(positions) == 1:

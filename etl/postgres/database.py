@@ -163,13 +163,14 @@ class Database:
                 if (spent := SPENT.get()) is not None:
                     spent.database_s += time.perf_counter() - began
 
-    async def single(self, sql: str, *parameters: Any) -> Any:
-        """One statement that is a transaction by itself; its one value. Not behind a pooling proxy, where nobody knows
-        the session's settings."""
+    async def single(self, sql: str, *parameters: Any) -> list[asyncpg.Record]:
+        """One statement that is a transaction by itself. Not behind a pooling proxy, where nobody knows the session's
+        settings."""
         assert self._pool is not None, "the database is not open"
         async with self._pool.acquire() as connection:
             try:
-                return await connection.fetchval(sql, *parameters)
+                rows: list[asyncpg.Record] = await connection.fetch(sql, *parameters)
+                return rows
             except BaseException as error:
                 if not isinstance(error, Exception):
                     connection.terminate()  # cancelled in the middle of it
@@ -208,7 +209,10 @@ async def _keep(connection: Any) -> None:
 
 async def _abandon(connection: Connection, error: BaseException) -> None:
     """Roll back; drop the connection if it cannot be trusted any more."""
-    if connection.is_closed():
+    try:
+        if connection.is_closed():
+            return
+    except asyncpg.InterfaceError:  # lost, and the pool has noticed already: the proxy leads nowhere
         return
     if isinstance(error, Exception):
         try:

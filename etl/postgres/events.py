@@ -16,9 +16,9 @@ from etl.core.counts import Counts
 from etl.core.ports import AskedBack, WorkerIdentity
 from etl.core.sanitise import json_payload
 from etl.errors import RunLostError
-from etl.postgres.at_once import Finishing, RowWriter
 from etl.postgres.completion import Completion
 from etl.postgres.database import Connection, Database
+from etl.postgres.one_statement import Finishing, RowWriter
 from etl.postgres.quarantine import Quarantine, Snapshot
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement

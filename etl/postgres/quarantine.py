@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -57,17 +57,15 @@ class Quarantine:
             rows[position] = replace(rows[position], version=version)
         positions = sorted(rows)
         await self._close_issues("supersede_issues", positions)
-        await self._insert(
-            "open", None, positions, failures, rows, held=[position not in marked for position in positions]
-        )
+        await self._insert("open", None, self._told(failures, rows, marked=marked))
         return positions
 
     async def defer(self, failures: Mapping[int, Failure], delay: timedelta) -> None:
         """Let rows come back by themselves after `delay`."""
         positions = sorted(failures)
         await self._close_issues("supersede_issues", positions)
-        rows = dict.fromkeys(positions, Snapshot())
-        await self._insert("deferred", delay.total_seconds(), positions, failures, rows, held=[True] * len(positions))
+        told = self._told(failures, dict.fromkeys(positions, Snapshot()), late=True)
+        await self._insert("deferred", delay.total_seconds(), told)
 
     async def _close_issues(self, how: str, positions: Sequence[int]) -> None:
         keys = [self._batch.key_json(position) for position in positions]
@@ -116,21 +114,20 @@ class Quarantine:
         await self._connection.execute("RELEASE SAVEPOINT etl_aside")
         return result
 
-    async def _insert(
+    def _told(
         self,
-        state: str,
-        due_in: float | None,
-        positions: Sequence[int],
         failures: Mapping[int, Failure],
         rows: Mapping[int, Snapshot],
         *,
-        held: list[bool],
-    ) -> None:
-        chosen = [failures[position] for position in positions]
-        errors = [failures[position].error.without_values_of(self._batch.rows[position]) for position in positions]
-        payloads = [shown_payload(rows[position].payload) for position in positions]
-        is_error = state == "open"  # what is deferred is only late
-        frames = [own_frame(error.traceback) if is_error else None for error in errors]
+        marked: Collection[int] = (),
+        late: bool = False,
+    ) -> list[dict[str, Any]]:
+        told = told_of(self._batch, failures, rows, marked=marked, late=late)
+        for each, position in zip(told, sorted(rows), strict=True):
+            each["event"] = self._whole(rows[position], each["payload"])
+        return told
+
+    async def _insert(self, state: str, due_in: float | None, told: list[dict[str, Any]]) -> None:
         await self._connection.execute(
             statement("insert_issues"),
             self._job,
@@ -139,24 +136,45 @@ class Quarantine:
             self._batch.token,
             state,
             due_in,
-            [self._batch.key_json(position) for position in positions],
-            [rows[position].version for position in positions],
-            held,
-            [failure.stage for failure in chosen],
-            [error.type for error in errors],
-            [error.message for error in errors],
-            [error.traceback for error in errors],
-            [failure.attempts for failure in chosen],
-            payloads,
-            [rows[position].exact for position in positions],
-            frames,
-            [
-                fingerprint(failure.stage, error, frame) if is_error else None
-                for failure, error, frame in zip(chosen, errors, frames, strict=True)
-            ],
-            [self._whole(rows[position], payload) for position, payload in zip(positions, payloads, strict=True)],
+            told,
         )
 
     def _whole(self, row: Snapshot, shown: str | None) -> str | None:
         """What a replay needs besides what is shown: nothing, where the source has the row itself."""
         return None
+
+
+def told_of(
+    batch: Batch,
+    failures: Mapping[int, Failure],
+    rows: Mapping[int, Snapshot],
+    *,
+    marked: Collection[int] = (),
+    late: bool = False,
+) -> list[dict[str, Any]]:
+    """What is recorded of rows that are set aside, in key order, as `insert_issues` takes it.
+
+    Rows that are `marked` in the source are not pending any more, and need not be held. What is only `late` has no
+    error that could be grouped with others.
+    """
+
+    def told(position: int) -> dict[str, Any]:
+        failure, row = failures[position], rows[position]
+        error = failure.error.without_values_of(batch.rows[position])
+        frame = None if late else own_frame(error.traceback)
+        return {
+            "key": batch.key(position),
+            "version": row.version,
+            "held": position not in marked,
+            "stage": failure.stage,
+            "error_type": error.type,
+            "message": error.message,
+            "traceback": error.traceback,
+            "attempts": failure.attempts,
+            "payload": shown_payload(row.payload),
+            "exact": row.exact,
+            "frame": frame,
+            "fingerprint": None if late else fingerprint(failure.stage, error, frame),
+        }
+
+    return [told(position) for position in sorted(rows)]

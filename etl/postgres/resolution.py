@@ -10,7 +10,6 @@ from etl.core.table import Table
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.postgres.assignments import assigned_columns
-from etl.postgres.at_once import RowWriter
 from etl.postgres.catalog import (
     TableFacts,
     find_column,
@@ -24,6 +23,7 @@ from etl.postgres.cursor_table import CursorTable
 from etl.postgres.database import Connection
 from etl.postgres.keyed_table import Shard
 from etl.postgres.ledger import LedgerTable
+from etl.postgres.one_statement import RowWriter
 from etl.postgres.query import base_table_of
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement

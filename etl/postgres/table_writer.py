@@ -12,8 +12,8 @@ import asyncpg
 from etl.core.sink import APPEND, MERGE
 from etl.core.table import Column, Table
 from etl.errors import ConfigurationError
-from etl.postgres.at_once import Insertion
 from etl.postgres.database import Connection
+from etl.postgres.one_statement import Insertion
 from etl.postgres.statements import statement
 from etl.postgres.writing import composing
 from etl.postgres.writing.composing import Upsert

@@ -71,7 +71,7 @@ class OpenTelemetrySpan:
         if len(self.record.events) < EVENTS:
             facts = {key: value for key, value in attributes.items() if value is not None}
             if error is not None:
-                described = describe_exception(error).without_values_of(row)
+                described = describe_exception(error, where=False).without_values_of(row)
                 facts |= {"exception.type": described.type, "exception.message": described.message}
             self._add_event(name, facts)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,9 +13,10 @@ from etl import BatchProcessingSource, PostgresSink
 from etl.core.run import RunState
 from etl.core.stages import histogram
 from etl.errors import RunLostError
-from etl.postgres.at_once import BUCKET
 from etl.postgres.database import Database
+from etl.postgres.one_statement import BUCKET
 from etl.postgres.resolution import resolve_sink, resolve_source
+from etl.postgres.user_table import UserTable
 from tests.battery import Db
 from tests.conftest import Where
 from tests.protocol import Scene, counted, failing, faulty, open_scene, written
@@ -42,19 +44,152 @@ async def test_a_batch_without_trouble_is_completed_by_one_statement(scene: Scen
     assert [sql for sql in sent if '"etl:fence"' not in sql] == []
 
 
-async def test_a_batch_of_which_a_row_failed_takes_a_transaction(scene: Scene, where: Where) -> None:
+async def test_rows_that_failed_are_set_aside_by_the_same_statement(scene: Scene, where: Where) -> None:
     await scene.fill(10)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        batch = await holder.must_claim()
+        await scene.execute("UPDATE src SET v = 'changed' WHERE id = 7")
+        before = len(proxy.steps)
+
+        counts = await holder.complete(batch, failing(batch, {3: ValueError("no"), 7: ValueError("never")}))
+
+        sent = [step.sql for step in proxy.steps[before:] if step.sql and "typeinfo" not in step.sql]
+    assert counted(counts) == {"claimed": 10, "written": 8, "quarantined": 1, "vanished": 1}
+    assert await scene.results() == [1, 2, 4, 5, 6, 8, 9, 10]
+    assert await scene.pending() == [3, 7]
+    assert await scene.issues() == [("3", "open", "ValueError")]
+    assert [sql for sql in sent if "BEGIN" in sql] == []
+    assert {1, 2} == {1 if '"etl:fence"' in sql else 2 for sql in sent}, "that one, and the look at the rows before it"
+
+
+async def test_a_row_that_is_set_aside_again_has_one_open_issue(scene: Scene, where: Where) -> None:
+    await scene.fill(4)
+    first = await scene.run()
+    batch = await first.must_claim()
+    await first.complete(batch, failing(batch, {3: ValueError("first")}))
+    await first.end()
+    await scene.execute("UPDATE src SET v = 'mended', status = 'pending'")
     async with faulty(where) as (proxy, database):
         holder = await scene.run(database=database)
         batch = await holder.must_claim()
         before = len(proxy.steps)
 
-        counts = await holder.complete(batch, failing(batch, {3: ValueError("no")}))
+        await holder.complete(batch, failing(batch, {3: ValueError("second")}))
 
-        sent = [step.sql for step in proxy.steps[before:]]
-    assert counted(counts) == {"claimed": 10, "written": 9, "quarantined": 1}
-    assert [sql for sql in sent if '"etl:fence"' in sql] == []
-    assert [sql for sql in sent if sql.startswith("BEGIN")] != []
+        assert [step.sql for step in proxy.steps[before:] if "BEGIN" in step.sql] == []
+    issues = await scene.fetch("SELECT message, state, closed_by IS NULL FROM etl.row_issue ORDER BY issue_id")
+    assert issues == [("first", "superseded", False), ("second", "open", True)]
+
+
+async def test_what_is_recorded_of_a_row_set_aside_is_what_a_transaction_would(scene: Scene) -> None:
+    recorded = []
+    await scene.fill(4)
+    for at_once in (True, False):
+        scene.at_once = at_once
+        holder = await scene.run()
+        batch = await holder.must_claim()
+        await holder.complete(batch, failing(batch, {3: ValueError("\0 password=hunter2 \ud800")}))
+        await holder.end()
+        recorded += await scene.fetch(
+            "SELECT to_jsonb(i) - '{issue_id,run_id,token,version,opened_at,closed_at,closed_by,state}'::text[],"
+            " version = (SELECT xmin::text FROM src WHERE id = 3) FROM etl.row_issue i WHERE run_id = $1",
+            holder.run_id,
+        )
+        await scene.execute("UPDATE src SET status = 'pending'")
+
+    (one, current), (other, still) = recorded
+    assert other == one
+    assert (current, still) == (True, True)
+    assert "hunter2" not in str(one)
+    assert one["payload"]["v"] == "x3"
+
+
+@pytest.fixture
+async def strict(scene: Scene) -> Scene:
+    """A sink that takes no number below 0 and each one once."""
+    await scene.execute("CREATE TABLE strict (id bigint PRIMARY KEY, n bigint UNIQUE CHECK (n >= 0))")
+    await scene.fill(10)
+    return scene
+
+
+async def _refused(
+    scene: Scene,
+    where: Where,
+    numbers: dict[int, int],
+    failures: dict[int, BaseException],
+    *,
+    source: UserTable | None = None,
+) -> tuple[dict[str, int], list[str]]:
+    """Complete ten rows, some with these numbers: the counts, and the statements sent."""
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(source=source, database=database, sink="strict")
+        batch = await holder.must_claim()
+        processed = failing(batch, failures)
+        processed.outputs = [
+            (n, {"id": row["id"], "n": numbers.get(row["id"], row["id"])}) for n, row in processed.outputs
+        ]
+        before = len(proxy.steps)
+        counts = await holder.complete(batch, processed)
+        sent = [step.sql for step in proxy.steps[before:] if step.sql and "typeinfo" not in step.sql]
+    stage = (await scene.fetch("SELECT stages -> -1 FROM etl.batch"))[0]
+    assert (stage["in"], stage["quarantined"]) == (10 - len(failures), counts.quarantined - len(failures))
+    assert stage["out"] == counts.written
+    return counted(counts), sent
+
+
+@pytest.mark.parametrize("numbers", [{4: -1}, {4: -1, 9: -2, 2: -3}], ids=["one", "three"])
+async def test_a_row_that_the_server_names_is_set_aside_without_a_transaction(
+    strict: Scene, where: Where, numbers: dict[int, int]
+) -> None:
+    counts, sent = await _refused(strict, where, numbers, {6: ValueError("no")})
+
+    aside = sorted([*numbers, 6])
+    assert counts == {"claimed": 10, "written": 10 - len(aside), "quarantined": len(aside)}
+    assert await strict.fetch("SELECT id FROM strict ORDER BY id") == [n for n in range(1, 11) if n not in aside]
+    assert await strict.pending() == aside
+    errors = {(key, error) for key, _, error in await strict.issues()}
+    assert errors == {("6", "ValueError"), *((str(key), "CheckViolationError") for key in numbers)}
+    assert [sql for sql in sent if "BEGIN" in sql] == []
+
+
+async def test_rows_that_are_to_be_marked_as_failed_are(strict: Scene, where: Where) -> None:
+    source = await strict.source("src", failed="status = 'failed'")
+
+    counts, sent = await _refused(strict, where, {4: -1}, {}, source=source)
+
+    assert counts == {"claimed": 10, "written": 9, "quarantined": 1}
+    assert await strict.pending() == []
+    assert await strict.fetch("SELECT id FROM src WHERE status = 'failed'") == [4]
+    assert [sql for sql in sent if "BEGIN" in sql] != []
+
+
+async def test_of_two_rows_that_refuse_each_other_one_is_written(strict: Scene, where: Where) -> None:
+    """The server names the value, and that is both."""
+    counts, sent = await _refused(strict, where, {4: 5}, {})
+
+    assert counts == {"claimed": 10, "written": 9, "quarantined": 1}
+    assert await strict.fetch("SELECT id FROM strict WHERE n = 5") == [4]
+    assert await strict.issues() == [("5", "open", "UniqueViolationError")]
+    assert [sql for sql in sent if "SAVEPOINT" in sql] != []
+
+
+async def test_rows_are_not_set_aside_in_a_batch_that_was_taken_away_meanwhile(scene: Scene, where: Where) -> None:
+    await scene.fill(10)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        batch = await holder.must_claim()
+        finishing = proxy.hold("etl:fence")
+        completing = asyncio.create_task(holder.complete(batch, failing(batch, {3: ValueError("no")})))
+        await finishing.reached()
+        await holder.die()
+        finishing.release()
+
+        with pytest.raises(RunLostError, match=f"batch {batch.token} is expired"):
+            await completing
+
+    assert await scene.issues() == await scene.results() == []
+    assert await scene.pending() == [*range(1, 11)]
 
 
 @pytest.mark.parametrize("fate", ["released", "expired", "replaced", "gone", "done"])
@@ -194,7 +329,7 @@ async def test_sessions_are_read_committed_and_may_write_whatever_the_database_p
         "SELECT current_setting('transaction_isolation') || ' ' || current_setting('transaction_read_only')"
     )
 
-    assert found == "read committed off"
+    assert [tuple(row) for row in found] == [("read committed off",)]
 
 
 async def test_documents_and_numbers_arrive_as_they_were_read(scene: Scene, db: Db) -> None:
