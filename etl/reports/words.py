@@ -50,6 +50,11 @@ def latency(stage: StageCounts) -> str:
     return f"{_short(middle * scale)} / {_short(high * scale)} {unit}"
 
 
+def waiting(stage: StageCounts) -> str:
+    """What a stage waited, with a dash for nothing to speak of."""
+    return format_duration(stage.waited_s) if stage.waited_s >= 0.005 else "-"
+
+
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
