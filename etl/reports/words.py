@@ -128,7 +128,7 @@ def backlog_of(run: Run, former: Sequence[Run]) -> str | None:
     if run.backlog_after is not None:
         told += f", {_pending(run.backlog_after)} after"
     if (exact := waited(run)) is not None:
-        return f"{told}; the first in line had waited {format_duration(exact)}"
+        return f"{told}; the oldest had waited {format_duration(exact)}"
     if (most := waited_at_most(run, former)) is not None:
         return f"{told}; none had waited longer than {format_duration(most)}, unless set aside"
     return told
