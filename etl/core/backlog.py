@@ -15,7 +15,8 @@ class Backlog:
     """Rows that are pending, those in quarantine that still look so among them.
 
     `exact`: they were counted; otherwise it is the server's estimate, from the statistics of its last ANALYZE.
-    `oldest_at`: where the source orders its rows by a time, that of the first in line.
+    `oldest_at`: since when the oldest waits, where the source names the column that says so (`pending_since`); else,
+    where it orders its rows by a time, that of the first in line.
     """
 
     rows: int
@@ -23,11 +24,11 @@ class Backlog:
     oldest_at: datetime | None = None
 
 
-def estimated(counted: Backlog | None, planned: float | None) -> Backlog | None:
+def estimated(counted: Backlog | None, planned: float | None, oldest_at: datetime | None = None) -> Backlog | None:
     """From what was counted before it was too many (None: it took too long) and the server's own estimate (None: it has
-    none); None where nothing is known."""
+    none); None where nothing is known. `oldest_at`: what is known of that without counting."""
     if counted is None:
-        return None if planned is None else Backlog(round(planned), exact=False)
+        return None if planned is None else Backlog(round(planned), exact=False, oldest_at=oldest_at)
     return Backlog(max(round(planned or 0), counted.rows), exact=False, oldest_at=counted.oldest_at)
 
 

@@ -34,6 +34,7 @@ class Batch:
     `keys` holds the key as text, one list per key column; `versions` the rows' `xmin` when they were read.
     `unreadable` holds rows (by position) that could not be given to a processor at all. The first `leading` columns of
     the key only say in which order rows come; `lane` is the name under which the range is reserved ("": the source's).
+    `claim_seconds` is what the claim took, `claim_waited` how long it was waited for (see `StageCounts`).
     """
 
     token: UUID
@@ -44,6 +45,7 @@ class Batch:
     versions: list[int]
     crashes: int = 0
     claim_seconds: float = 0.0
+    claim_waited: float = 0.0
     unreadable: dict[int, Failure] = field(default_factory=dict)
     leading: int = 0
     lane: str = ""

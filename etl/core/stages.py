@@ -1,4 +1,4 @@
-"""What each stage of a pipeline did to a batch: counts, busy time, and how long one call took.
+"""What each stage of a pipeline did to a batch: counts, busy and waited time, and how long one call took.
 
 Durations are kept as a histogram whose buckets are a fourth of an octave wide (a quantile is right within 10 %),
 so that batches, runs and days can be added up and nothing grows with the number of rows.
@@ -13,6 +13,7 @@ from typing import Any
 
 _FIRST_EDGE = 1e-7  # seconds
 _EDGES = [_FIRST_EDGE * 2 ** (i / 4) for i in range(160)]  # up to about a day
+_NO_WAIT = 1e-3  # seconds: a batch's row has no word of a stage that waited less
 
 
 def histogram(seconds: list[float]) -> dict[int, int]:
@@ -44,7 +45,23 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
 
 @dataclass(slots=True)
 class StageCounts:
-    """One stage's part in a batch or run. Counts are rows as that stage saw them (after earlier fan-outs)."""
+    """One stage's part in a batch or run. Counts are rows as that stage saw them (after earlier fan-outs).
+
+    `busy_s` is the time inside the stage's calls, `waited_s` that for which calls stood still before they could be
+    made. Both are seconds, added up over calls that go on side by side (so either may exceed what the run took), and
+    no time of a call is in both:
+
+    * claim: a lane, while another one of the run claimed; while all rows left were in the hands of other runs, or of
+      dead ones that could not be ended yet; and with a batch in hand, while rows that are suspected of killing the
+      process kept it waiting (`runtime.gate`). A wait that no batch comes after is not recorded.
+    * processor: a row (or the list, where it takes one) between its attempts; and the rows of a batch together, once,
+      until a thread was free for them. Waiting for a thread otherwise, for a list or a further attempt, is busy time.
+    * sink outside the database: a batch, from the first attempt to reach it to the beginning of the one that did.
+    * sink inside: never. A lock of another session is busy time where it holds up the writing; a wait for a connection,
+      for rows to be marked done, or for the database to come back is in neither.
+
+    Events that a source brings itself have no claim; what suspects make them wait is not recorded.
+    """
 
     name: str
     rows_in: int = 0
@@ -54,6 +71,7 @@ class StageCounts:
     quarantined: int = 0
     busy_s: float = 0.0
     calls: dict[int, int] = field(default_factory=dict)
+    waited_s: float = 0.0
 
     def add(self, other: StageCounts) -> None:
         """Add the same stage's part in another batch."""
@@ -63,11 +81,13 @@ class StageCounts:
         self.retried += other.retried
         self.quarantined += other.quarantined
         self.busy_s += other.busy_s
+        self.waited_s += other.waited_s
         for bucket, count in other.calls.items():
             self.calls[bucket] = self.calls.get(bucket, 0) + count
 
     def as_json(self) -> dict[str, Any]:
-        """The form kept in `etl.batch.stages`."""
+        """The form kept in `etl.batch.stages`; as most batches wait for nothing, they say nothing of it."""
+        waited = {"waited_s": round(self.waited_s, 6)} if self.waited_s >= _NO_WAIT else {}
         return {
             "name": self.name,
             "in": self.rows_in,
@@ -77,6 +97,7 @@ class StageCounts:
             "quarantined": self.quarantined,
             "busy_s": round(self.busy_s, 6),
             "calls": {str(bucket): count for bucket, count in self.calls.items()},
+            **waited,
         }
 
     @classmethod
@@ -91,6 +112,7 @@ class StageCounts:
             quarantined=data["quarantined"],
             busy_s=data["busy_s"],
             calls={int(bucket): count for bucket, count in data["calls"].items()},
+            waited_s=data.get("waited_s", 0.0),
         )
 
 

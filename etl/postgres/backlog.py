@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -32,7 +32,7 @@ class SourceBacklog:
         self._database = database
         self._table = table
         self._run_id = run_id
-        self._slow = False
+        self._slow = self._timeless = False  # whether counting, and looking for the oldest row, takes too long
         self._looked = self._none = False
         self.before: Backlog | None = None
 
@@ -44,7 +44,7 @@ class SourceBacklog:
 
     @property
     def tells_time(self) -> bool:
-        """Whether counting also tells since when the first in line waits."""
+        """Whether counting also tells since when rows wait."""
         return self._table.tells_time
 
     def found(self, rows: int) -> None:
@@ -66,18 +66,35 @@ class SourceBacklog:
     async def _count(self, *, note: bool = False) -> Backlog | None:
         try:
             async with asyncio.timeout(_AT_MOST.total_seconds()):
-                counted = None if self._slow else await self._counted(note)
+                oldest_at = await self._oldest_at()
+                counted = None if self._slow else await self._counted(note, oldest_at)
                 if counted is not None and counted.rows <= COUNTED:
                     return counted
                 self._slow = counted is None
-                return await self._estimated(counted, note)
+                return await self._estimated(counted, note, oldest_at)
         except Exception as error:  # a fact less, but no row
             logger.debug("the backlog of %s is not known: %s: %s", self._table.name, type(error).__name__, error)
             return None
 
-    async def _counted(self, note: bool) -> Backlog | None:
+    async def _oldest_at(self) -> datetime | None:
+        """Since when the oldest row waits; None: no column tells that, no row has it, or it takes too long to find. Not
+        by the statement that counts, so that no number is lost by it."""
+        oldest = self._table.oldest
+        if oldest is None or self._timeless:
+            return None
+        try:
+            found: datetime | None = await self._database.unit(
+                lambda connection: connection.fetchval(oldest), patience=_AT_MOST, local=_limit()
+            )
+        except Exception as error:  # a time before the year 1, say, that Python does not know
+            logger.debug("since when rows of %s wait is not known: %s", self._table.name, type(error).__name__)
+            self._timeless = True
+            return None
+        return found
+
+    async def _counted(self, note: bool, oldest_at: datetime | None) -> Backlog | None:
         """None: it takes too long."""
-        limit = f"SET LOCAL statement_timeout = {round(PATIENCE.total_seconds() * 1000)}; {self._table.planning}"
+        limit = f"{_limit()}; {self._table.planning}"
 
         async def count(connection: Connection) -> Backlog:
             try:
@@ -85,7 +102,7 @@ class SourceBacklog:
             except asyncpg.QueryCanceledError as error:
                 raise _TooSlowError from error
             assert row is not None
-            backlog = Backlog(row["rows"], oldest_at=row["oldest_at"])
+            backlog = Backlog(row["rows"], oldest_at=oldest_at or row["oldest_at"])
             if note and backlog.rows <= COUNTED:
                 await self._note(connection, backlog)
             return backlog
@@ -95,12 +112,12 @@ class SourceBacklog:
         except _TooSlowError:
             return None
 
-    async def _estimated(self, counted: Backlog | None, note: bool) -> Backlog | None:
+    async def _estimated(self, counted: Backlog | None, note: bool, oldest_at: datetime | None) -> Backlog | None:
         """Without statistics that tell: as many as were counted, at least."""
 
         async def estimate(connection: Connection) -> Backlog | None:
             planned = await planned_rows(connection, self._table) if self._table.estimable else None
-            backlog = estimated(counted, planned)
+            backlog = estimated(counted, planned, oldest_at)
             if note and backlog is not None:
                 await self._note(connection, backlog)
             return backlog
@@ -110,6 +127,10 @@ class SourceBacklog:
     async def _note(self, connection: Connection, backlog: Backlog) -> None:
         facts = (self._run_id, backlog.rows, backlog.exact, backlog.oldest_at)
         await connection.execute(statement("note_backlog"), *facts)
+
+
+def _limit() -> str:
+    return f"SET LOCAL statement_timeout = {round(PATIENCE.total_seconds() * 1000)}"
 
 
 async def planned_rows(connection: Connection, table: UserTable) -> float:

@@ -101,15 +101,14 @@ SELECT {found}.key
               WHERE ($4::jsonb IS NULL OR {hi} > {after}) AND (s.lo IS NULL OR {lo} < {last})
               ORDER BY {begins})"""
 
-    @cached_property
-    def backlog(self) -> str:
-        """-> how many rows lie after what is covered without a gap."""
+    def _of_waiting(self, what: str, also: str = "") -> str:
+        """Rows wait that lie after what is covered without a gap."""
+        later = f" AND {self._own_row} > (SELECT {', '.join(self._parts_of_json('upto'))} FROM reached)"
         return f"""
 WITH reached AS MATERIALIZED ({self._covered("upto")} AND upto IS NOT NULL)
 SELECT CASE WHEN EXISTS (SELECT 1 FROM reached)
-            THEN (SELECT count(*) FROM {self._table} WHERE {self._left}
-                     AND {self._own_row} > (SELECT {", ".join(self._parts_of_json("upto"))} FROM reached))
-            ELSE (SELECT count(*) FROM {self._table} WHERE {self._left}) END
+            THEN ({super()._of_waiting(what, also + later)})
+            ELSE ({super()._of_waiting(what, also)}) END
 """
 
     @cached_property

@@ -42,20 +42,6 @@ class KeyedTable:
         return self.key
 
     @property
-    def alias(self) -> str:
-        """The name of the table's rows in SQL."""
-        return self._alias
-
-    def value_of(self, column: Column) -> str:
-        """A column of a row in SQL."""
-        return self._column(column)
-
-    @property
-    def key_json(self) -> str:
-        """The key of a row in SQL, as a JSON array of texts."""
-        return self._key_json
-
-    @property
     def _alias(self) -> str:
         return quote_identifier(self.table.name)
 

@@ -10,12 +10,9 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from etl.core.pipeline import Pipeline
-from etl.core.table import Column
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
-from etl.postgres.catalog import find_time
 from etl.postgres.database import Connection, Database
-from etl.postgres.keyed_table import quote_literal
 from etl.postgres.resolution import resolve_source
 from etl.postgres.user_table import UserTable
 
@@ -47,7 +44,7 @@ class OldestRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, tuple[str, str]] = {}
+        self._known: dict[str, UserTable] = {}
         self._slow: set[str] = set()
 
     async def look(self, pipeline: Pipeline, limit: timedelta) -> Oldest | None:
@@ -83,43 +80,28 @@ class OldestRows:
 
     async def _ask(self, connection: Connection, pipeline: Pipeline, limit: timedelta) -> Oldest:
         if pipeline.name not in self._known:
-            self._known[pipeline.name] = await _statements(connection, pipeline)
-        suspect, precise = self._known[pipeline.name]
-        row = await connection.fetchrow(suspect, pipeline.name, limit)
+            self._known[pipeline.name] = await _resolved(connection, pipeline)
+        table = self._known[pipeline.name]
+        row = await connection.fetchrow(_suspect(table), pipeline.name, limit)
         assert row is not None
+        assert table.oldest_at_work is not None
         oldest = None
         if row["suspect"]:  # it may be one that is set aside
-            oldest = await connection.fetchval(precise, pipeline.name)
+            oldest = await connection.fetchval(table.oldest_at_work, pipeline.name, table.name)
             if oldest is not None and row["now"] - oldest <= limit:
                 oldest = None
         return Oldest(row["now"], row["paused"], oldest, row["open"])
 
 
-async def _statements(connection: Connection, pipeline: Pipeline) -> tuple[str, str]:
+async def _resolved(connection: Connection, pipeline: Pipeline) -> UserTable:
     source = pipeline.source
     assert isinstance(source, TableSource)
     if source.pending_since is None:
         raise ConfigurationError("nothing says since when a row is pending", job=pipeline.name, setting="backlog_limit")
-    table, facts = await resolve_source(connection, source, pipeline.name)
-    return oldest_statements(table, find_time(facts.table, source.pending_since, setting="pending_since"))
+    table, _ = await resolve_source(connection, source, pipeline.name)
+    return table
 
 
-def oldest_statements(table: UserTable, column: Column) -> tuple[str, str]:
-    """$1 job, $2 limit -> now, paused, open, suspect: does a row wait for longer?
-    $1 job -> since when the oldest row waits that is not set aside; what is not finite says nothing.
-
-    The first can be answered by the first entry of an index on the column, which is why the second is one of its own.
-    """
-    value = table.value_of(column)
-    counting = f"SELECT count(*) FROM {table.table.sql} AS "
-    assert counting in table.backlog
-    aside = f"""EXISTS (
-       SELECT 1 FROM etl.row_issue AS "etl:issue"
-        WHERE "etl:issue".job = $1 AND "etl:issue".source = {quote_literal(table.name)} AND "etl:issue".held
-          AND "etl:issue".key = {table.key_json} AND "etl:issue".state = 'open'
-          AND "etl:issue".version = {table.alias}.xmin::text)"""
-    least = table.backlog.replace(counting, counting.replace("count(*)", f"min({value})"))
-    asked = f"min({value}) FILTER (WHERE isfinite({value}) AND NOT {aside})"
-    exact = table.backlog.replace(counting, counting.replace("count(*)", asked))
-    suspect = f"{_NOW}       coalesce(({least})::timestamptz < clock_timestamp() - $2::interval, false) AS suspect"
-    return suspect, f"SELECT ({exact})::timestamptz WHERE $1::text IS NOT NULL"
+def _suspect(table: UserTable) -> str:
+    """$1 job, $2 limit -> now, paused, open, suspect: does a row wait for longer, if only one that is set aside?"""
+    return f"{_NOW}       coalesce(({table.oldest}) < clock_timestamp() - $2::interval, false) AS suspect"

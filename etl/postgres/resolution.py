@@ -62,11 +62,12 @@ async def resolve_source(
                 raise ConfigurationError(problem, setting=setting, remedy="a row keeps its key while it is worked on")
     for wanted in source.columns or ():
         find_column(facts.table, wanted, setting="columns")
+    since = None
     if source.pending_since is not None:
-        find_time(facts.table, source.pending_since, setting="pending_since")
+        since = find_time(facts.table, source.pending_since, setting="pending_since")
     shared = source.name or facts.table.identity
     own = source.name or f"{facts.table.identity}@{job}"
-    parts: dict[str, Any] = {"table": facts.table, "pending": source.pending, "query": source.query}
+    parts: dict[str, Any] = {"table": facts.table, "pending": source.pending, "query": source.query, "since": since}
     parts["wanted"] = () if unread else source.columns
     if source.done is not None:
         marked = UserTable(key=key, name=shared, done=source.done, failed=source.failed, **parts)

@@ -126,11 +126,6 @@ SELECT {"c" if self.shard is None else "s"}.key, {self._position} AS position, c
         return "c.positions -> $2"
 
     @cached_property
-    def backlog(self) -> str:
-        """-> how many rows are pending."""
-        return f"SELECT count(*) FROM {self._table} WHERE {self._left}"
-
-    @cached_property
     def claim_state(self) -> str:
         """$1 token, $2 source, $3 job, $4 key to look after (or null) -> known, expired, issues, holders, reserved."""
         return f"""

@@ -1,8 +1,8 @@
-"""The statements that tell how many rows of a user's table wait, without being a surprise to a large one."""
+"""The statements that tell how many rows of a user's table wait, and since when, without surprise to a large one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -12,7 +12,12 @@ from etl.postgres.keyed_table import KeyedTable
 
 @dataclass(frozen=True)
 class WaitingRows(KeyedTable):
-    """A table of which some rows are pending. `estimable`: the server has statistics that tell how many."""
+    """A table of which some rows are pending. `since`: the column that says since when one is.
+
+    `estimable`: the server has statistics that tell how many are.
+    """
+
+    since: Column | None = field(default=None, kw_only=True)
 
     estimable: ClassVar[bool] = True
 
@@ -21,6 +26,40 @@ class WaitingRows(KeyedTable):
         """The condition under which a row waits for work."""
         raise NotImplementedError
 
+    def _of_waiting(self, what: str, also: str = "") -> str:
+        """-> an aggregate of the rows that are pending; `also`: what else is asked of them (` AND ...`)."""
+        return f"SELECT {what} FROM {self._table} WHERE {self._left}{also}"
+
+    @cached_property
+    def backlog(self) -> str:
+        """-> how many rows are pending."""
+        return self._of_waiting("count(*)")
+
+    @cached_property
+    def oldest(self) -> str | None:
+        """-> since when the row waits that has waited longest, by `since`; or null. None: no column says that.
+
+        The first entry of an index on the column can answer it. A time that is not finite says nothing.
+        """
+        if self.since is None:
+            return None
+        value = self._column(self.since)
+        return f"SELECT ({self._of_waiting(f'min({value})', f' AND isfinite({value})')})::timestamptz"
+
+    @cached_property
+    def oldest_at_work(self) -> str | None:
+        """$1 job, $2 source -> the same without rows that the job has set aside. No index answers that."""
+        if self.since is None:
+            return None
+        value = self._column(self.since)
+        aside = f"""EXISTS (
+       SELECT 1 FROM etl.row_issue AS "etl:issue"
+        WHERE "etl:issue".job = $1 AND "etl:issue".source = $2 AND "etl:issue".held
+          AND "etl:issue".key = {self._key_json} AND "etl:issue".state = 'open'
+          AND "etl:issue".version = {self._alias}.xmin::text)"""
+        least = f"min({value}) FILTER (WHERE isfinite({value}) AND NOT {aside})"
+        return f"SELECT ({self._of_waiting(least)})::timestamptz"
+
     @cached_property
     def waiting(self) -> str:
         """-> 1 for each row that is pending."""
@@ -28,9 +67,10 @@ class WaitingRows(KeyedTable):
 
     @cached_property
     def first_in_line(self) -> str:
-        """$1 how many to count at most -> rows, oldest_at: of the first in line, where rows are ordered by a time."""
+        """$1 how many to count at most -> rows, oldest_at: of the first in line, where rows are ordered by a time and
+        `since` does not tell better."""
         return f"""
-SELECT count(*) AS rows, {self._oldest} AS oldest_at
+SELECT count(*) AS rows, {self._first} AS oldest_at
   FROM (
 {self.waiting}
  LIMIT $1) AS "etl:waiting"
@@ -38,12 +78,12 @@ SELECT count(*) AS rows, {self._oldest} AS oldest_at
 
     @property
     def tells_time(self) -> bool:
-        """Whether rows are ordered by a moment, so that the first in line tells since when it waits."""
-        return self._time is not None
+        """Whether it is known since when rows wait: by `since`, or by the moment that they are ordered by."""
+        return self.since is not None or self._time is not None
 
     @property
-    def _oldest(self) -> str:
-        if (column := self._time) is None:
+    def _first(self) -> str:
+        if (column := self._time) is None or self.since is not None:
             return "NULL::timestamptz"
         order = ", ".join(self._column(each) for each in self.key)
         return f"(SELECT {self._column(column)} FROM {self._table} WHERE {self._left} ORDER BY {order} LIMIT 1)"

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
+from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Raised(NamedTuple):
 
 
 OnError = Callable[[Raised], None]
+Waited = Callable[[float], None]  # told the seconds for which a call stood still; in any thread
 
 
 class Chain:
@@ -74,7 +76,7 @@ class _Stage:
         return self.retry is not None and self.retry.attempts > 1 and isinstance(error, self.retry.on)
 
     async def call_each(
-        self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError
+        self, items: list[Item], context: BatchContext, seconds: list[float], on_error: OnError, waited: Waited
     ) -> _Done:
         """The first call for each item, in order; (item, result) of those that returned."""
         if self._async:
@@ -91,8 +93,14 @@ class _Stage:
         def report(raised: Raised) -> None:
             loop.call_soon_threadsafe(on_error_unless_stopped, raised)
 
+        asked = time.perf_counter()
+
+        def begin() -> _Done:
+            waited(time.perf_counter() - asked)
+            return self._call_each(items, context, seconds, report, stop)
+
         try:
-            return await asyncio.to_thread(self._call_each, items, context, seconds, report, stop)
+            return await asyncio.to_thread(begin)
         except asyncio.CancelledError:
             stop.set()  # the thread cannot be stopped, but it need not begin another row
             raise
@@ -207,8 +215,8 @@ class Passage:
         settled = {position for position, _ in processed.outputs} | processed.failures.keys()
         if len(settled) < len(ordinals):
             processed.filtered = [position for position in range(len(ordinals)) if position not in settled]
-        for counts, seconds in zip(self._counts, self._seconds, strict=True):
-            counts.busy_s = sum(seconds)
+        for counts, seconds, waits in zip(self._counts, self._seconds, self._waits, strict=True):
+            counts.busy_s, counts.waited_s = sum(seconds), sum(waits)
             counts.calls = histogram(seconds)
         processed.stages = self._counts
         self._reset_counts()
@@ -222,6 +230,7 @@ class Passage:
     def _reset_counts(self) -> None:
         self._counts = [StageCounts(stage.name) for stage in self._stages]
         self._seconds: list[list[float]] = [[] for _ in self._stages]
+        self._waits: list[list[float]] = [[] for _ in self._stages]
 
     async def _advance(self, items: list[Item], position: int) -> None:
         """Bring items from stage `position` to the end."""
@@ -238,7 +247,7 @@ class Passage:
                 results = await self._whole(items, position)
             else:
                 seconds, on_error = self._seconds[position], self._on_error(position)
-                results = await stage.call_each(items, self._context, seconds, on_error)
+                results = await stage.call_each(items, self._context, seconds, on_error, partial(self._wait, position))
             span.set(**{"etl.rows.returned": len(results)})
         return results
 
@@ -281,8 +290,9 @@ class Passage:
         def call(attempt: int) -> Awaitable[Any]:
             return self._timed(stage.call(Context(self._context, (item.ordinal,), attempt), item.value), position)
 
+        waited = partial(self._wait, position)
         try:
-            result = await call_again(call, stage.retry, raised.error, started=raised.started)
+            result = await call_again(call, stage.retry, raised.error, started=raised.started, waited=waited)
         except GaveUpError as given_up:
             self._fail(item, given_up.error, given_up.attempts, position)
         else:
@@ -341,8 +351,11 @@ class Passage:
             self._tracing.event("etl.batch.retry", {}, error, values)
             for item in items:
                 self._count_retry(item, position)
-            results = await call_again(call, stage.retry, error, started=started)
+            results = await call_again(call, stage.retry, error, started=started, waited=partial(self._wait, position))
         return list(zip(items, results, strict=True))
+
+    def _wait(self, position: int, seconds: float) -> None:
+        self._waits[position].append(seconds)
 
     def _count_retry(self, item: Item, position: int) -> None:
         self._retried.add(item.ordinal)

@@ -36,11 +36,17 @@ class GaveUpError(Exception):
 
 
 async def call_again(
-    call: Callable[[int], Awaitable[Any]], policy: Retry, first_error: BaseException, *, started: float
+    call: Callable[[int], Awaitable[Any]],
+    policy: Retry,
+    first_error: BaseException,
+    *,
+    started: float,
+    waited: Callable[[float], None],
 ) -> Any:
     """Repeat `call(attempt)` by the policy, given that attempt 1 raised `first_error`.
 
-    `started` is the `time.perf_counter()` of the first call. Raises `GaveUpError` with the last error.
+    `started` is the `time.perf_counter()` of the first call; `waited` is told the seconds before each further one.
+    Raises `GaveUpError` with the last error.
     """
     wait = wait_random_exponential(multiplier=policy.delay.total_seconds(), max=policy.max_delay.total_seconds())
     stop = _stop(policy, started)
@@ -51,7 +57,9 @@ async def call_again(
         state.upcoming_sleep = wait(state)
         if stop(state):
             raise GaveUpError(error, state.attempt_number) from error
+        began = time.perf_counter()
         await asyncio.sleep(state.upcoming_sleep)
+        waited(time.perf_counter() - began)
         state.attempt_number += 1
         try:
             return await call(state.attempt_number)

@@ -110,6 +110,7 @@ def report_facts(report: RunReport, commands: Sequence[str] = ()) -> dict[str, A
                 "retried": stage.retried,
                 "quarantined": stage.quarantined,
                 "busy_s": stage.busy_s,
+                "waited_s": stage.waited_s,
                 "p50_s": quantile(stage.calls, 0.5),
                 "p95_s": quantile(stage.calls, 0.95),
             }

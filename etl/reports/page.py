@@ -164,6 +164,7 @@ def _stage(stage: StageCounts, stages: Sequence[StageCounts]) -> dict[str, Any]:
     return {
         "counts": stage,
         "latency": words.latency(stage),
+        "waited": words.waiting(stage),
         "longest": quantile(stage.calls, 1.0),
         "share": stage.busy_s / total if total else 0.0,
     }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etl.core.stages import StageCounts
 from etl.durations import format_duration
 from etl.reports.columns import columns
-from etl.reports.words import count, latency, one_line
+from etl.reports.words import count, latency, one_line, waiting
 
 _LONGEST_BAR = 20
 _SHORTEST_BAR = 4
+# A run that waited less has no column for it: seconds, and the share of what its stages were busy for.
+_TRIFLE = 0.1
+_TRIFLING_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,13 @@ class _Form:
     """One way to set the table; each gives up something that the one before had."""
 
     name: int  # the longest name of a stage, characters
-    header: tuple[str, ...] = ("in", "out", "filtered", "retried", "quarantined", "p50 / p95", "busy")
+    counts: tuple[str, ...] = ("in", "out", "filtered", "retried", "quarantined")
     latency: bool = True
     exact: bool = True
+    waited: bool = False
 
 
-_SHORT = ("in", "out", "filt.", "retr.", "quar.", "p50 / p95", "busy")
+_SHORT = ("in", "out", "filt.", "retr.", "quar.")
 _FORMS = (
     _Form(28),
     _Form(16),
@@ -32,17 +36,18 @@ _FORMS = (
     _Form(16, _SHORT, latency=False),
     _Form(12, _SHORT, latency=False, exact=False),
 )
+_WAITED = [replace(form, waited=True) for form in _FORMS[:3]]
 
 
 def stage_table(stages: Sequence[StageCounts], width: int) -> list[tuple[str, str]]:
-    """Lines of the table, each with its bar: the stage's share of the busiest one's time."""
-    tables = [columns([_header(form), *(_row(stage, form) for stage in stages)], right=range(1, 8)) for form in _FORMS]
-    # With a bar if that costs no more than short words; else the first that fits, else the narrowest.
-    lines = next(
-        (table for room, some in ((_SHORTEST_BAR + 2, tables[:3]), (0, tables)) for table in some
-         if max(map(len, table)) + room <= width),
-        tables[-1],
-    )  # fmt: skip
+    """Lines of the table, each with its bar: the stage's share of the busiest one's time.
+
+    What stages waited is a column where that is more than a trifle and costs no more than short words and the bar.
+    """
+    busy = sum(stage.busy_s for stage in stages)
+    noteworthy = max((stage.waited_s for stage in stages), default=0.0) >= max(_TRIFLE, _TRIFLING_SHARE * busy)
+    lines = _fitting(stages, _WAITED, width) if noteworthy else None
+    lines = lines or _fitting(stages, _FORMS, width) or _table(stages, _FORMS[-1])
     room = min(_LONGEST_BAR, width - max(map(len, lines)) - 2)
     busiest = max((stage.busy_s for stage in stages), default=0.0)
     if room < _SHORTEST_BAR or not busiest:
@@ -51,8 +56,23 @@ def stage_table(stages: Sequence[StageCounts], width: int) -> list[tuple[str, st
     return list(zip(lines, bars, strict=True))
 
 
+def _fitting(stages: Sequence[StageCounts], forms: Sequence[_Form], width: int) -> list[str] | None:
+    """The first form that fits, with a bar if that costs no more than short words; None if there is none."""
+    tables = [_table(stages, form) for form in forms]
+    return next(
+        (table for room, some in ((_SHORTEST_BAR + 2, tables[:3]), (0, tables)) for table in some
+         if max(map(len, table)) + room <= width),
+        None,
+    )  # fmt: skip
+
+
+def _table(stages: Sequence[StageCounts], form: _Form) -> list[str]:
+    return columns([_header(form), *(_row(stage, form) for stage in stages)], right=range(1, 9))
+
+
 def _header(form: _Form) -> list[str]:
-    return ["stage", *(each for each in form.header if form.latency or each != "p50 / p95")]
+    latency, waited = ["p50 / p95"] if form.latency else [], ["waited"] if form.waited else []
+    return ["stage", *form.counts, *latency, *waited, "busy"]
 
 
 def _row(stage: StageCounts, form: _Form) -> list[str]:
@@ -62,6 +82,7 @@ def _row(stage: StageCounts, form: _Form) -> list[str]:
         name if len(name) <= form.name else name[: form.name - 1] + "~",
         *(count(each) if form.exact else _rounded(each) for each in counts),
         *([latency(stage)] if form.latency else []),
+        *([waiting(stage)] if form.waited else []),
         format_duration(stage.busy_s),
     ]
 

@@ -50,6 +50,11 @@ def latency(stage: StageCounts) -> str:
     return f"{_short(middle * scale)} / {_short(high * scale)} {unit}"
 
 
+def waiting(stage: StageCounts) -> str:
+    """What a stage waited, with a dash for nothing to speak of."""
+    return format_duration(stage.waited_s) if stage.waited_s >= 0.005 else "-"
+
+
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
@@ -123,7 +128,7 @@ def backlog_of(run: Run, former: Sequence[Run]) -> str | None:
     if run.backlog_after is not None:
         told += f", {_pending(run.backlog_after)} after"
     if (exact := waited(run)) is not None:
-        return f"{told}; the first in line had waited {format_duration(exact)}"
+        return f"{told}; the oldest had waited {format_duration(exact)}"
     if (most := waited_at_most(run, former)) is not None:
         return f"{told}; none had waited longer than {format_duration(most)}, unless set aside"
     return told

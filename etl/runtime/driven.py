@@ -67,6 +67,7 @@ class DrivenPipeline:
         self._swept = False
         self._asked: set[UUID] = set()
         self._claimed = 0
+        self._stood = 0.0  # seconds for which claims stood still since the last batch
         declared = pipeline.source.batch_size if isinstance(pipeline.source, TableSource) else 1
         self._size = FIRST if declared == AUTO else int(declared)
         self._finds_size = declared == AUTO
@@ -115,7 +116,9 @@ class DrivenPipeline:
     async def claim(self) -> Batch | None:
         """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
         source = self._table()
+        asked = time.perf_counter()
         async with self._claiming:
+            self._stood += time.perf_counter() - asked
             while not self._control.stopping and (most := self._most()) > 0:
                 if not self._swept:
                     self._swept = True
@@ -126,6 +129,7 @@ class DrivenPipeline:
                     span.set(**{"etl.rows": len(batch) if batch else 0})
                 if batch is not None:
                     batch.claim_seconds = time.perf_counter() - started
+                    batch.claim_waited, self._stood = self._stood, 0.0
                     self._claimed += len(batch)
                     return batch
                 if not await self._more_to_sweep(source):
@@ -138,7 +142,8 @@ class DrivenPipeline:
         """Process a claimed batch, write its results and record what became of each row."""
         attributes = {"etl.batch.number": batch.number, "etl.batch.token": str(batch.token), "etl.rows": len(batch)}
         alone = must_be_alone(batch.crashes)
-        async with self._drive.gate.enter(alone=alone):
+        async with self._drive.gate.enter(alone=alone) as stood:
+            batch.claim_waited += stood
             with self._drive.tracing.span("etl.batch", **attributes):
                 if is_poison(batch.crashes):
                     await self._complete(batch, _killed(batch))
@@ -189,11 +194,14 @@ class DrivenPipeline:
         if not source.strangers:
             return False
         dead = [run_id for run_id in await source.dead_holders() if run_id not in self._asked]
+        began = time.perf_counter()
         if dead and self._drive.reap_dead is not None:
             self._asked.update(dead)
             await self._drive.reap_dead(dead)
+            self._stood += time.perf_counter() - began
         elif source.busy:  # the rows left may have appeared after the others' sweep: they are this run's to wait for
             await asyncio.sleep(BUSY_SECONDS)
+            self._stood += time.perf_counter() - began
             return True
         elif not await source.free_abandoned():
             return False
@@ -221,7 +229,7 @@ class DrivenPipeline:
         if settled:
             carry = batch.part(waiting, uuid4(), self._table().next_number())
             part = batch.part(settled, batch.token, batch.number)
-            part.claim_seconds = batch.claim_seconds
+            part.claim_seconds, part.claim_waited = batch.claim_seconds, batch.claim_waited
             try:
                 await self._deliver_and_complete(part, passage.take(settled), self._context(part), carry)
             except BaseException:
@@ -262,10 +270,12 @@ class DrivenPipeline:
         if delivery is None:
             return
         attempt = 0
+        first = began = time.perf_counter()
         while True:
             try:
                 with self._drive.tracing.span("etl.sink", **self._sink_attributes()):
                     await delivery.deliver(processed, context)
+                processed.stages[-1].waited_s = began - first
                 return
             except (ConnectionError, TimeoutError) as error:
                 attempt += 1
@@ -274,6 +284,7 @@ class DrivenPipeline:
                 delay = full_jitter(attempt, first=0.2, cap=15.0)
                 self._log.warning("sink %s: %s; again in %.1f s", self._pipeline.sink.name, error, delay)
                 await asyncio.sleep(delay)
+                began = time.perf_counter()
 
     async def _complete(self, batch: Batch, processed: Processed, carry: Batch | None = None) -> None:
         token = batch.token
@@ -363,7 +374,9 @@ class DrivenPipeline:
 def claim_stage(batch: Batch) -> StageCounts:
     """The claim's part in a batch; rows split off from another batch were claimed with that one."""
     seconds = [batch.claim_seconds] if batch.claim_seconds else []
-    return StageCounts("claim", rows_out=len(batch), busy_s=batch.claim_seconds, calls=histogram(seconds))
+    return StageCounts(
+        "claim", rows_out=len(batch), busy_s=sum(seconds), calls=histogram(seconds), waited_s=batch.claim_waited
+    )
 
 
 def _killed(batch: Batch) -> Processed:

@@ -7,6 +7,7 @@ that another death can only be their doing.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -21,14 +22,15 @@ class SuspectGate:
         self._alone = False
 
     @asynccontextmanager
-    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
-        """Hold the gate around user code."""
+    async def enter(self, *, alone: bool) -> AsyncIterator[float]:
+        """Hold the gate around user code; tells how long it was waited for, in seconds."""
+        asked = time.perf_counter()
         if alone:
             await self._enter_alone()
         else:
             await self._enter_shared()
         try:
-            yield
+            yield time.perf_counter() - asked
         finally:
             await (self._leave_alone() if alone else self._leave_shared())
 

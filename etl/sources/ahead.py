@@ -36,14 +36,23 @@ class Ahead:
         self._over = False
 
     async def next(self) -> Batch | None:
-        """The next batch; None when there is no more."""
+        """The next batch; None when there is no more.
+
+        Adds the caller's wait for its turn to the batch's; of what an early claim waited only what the caller did too.
+        """
+        asked = time.perf_counter()
         async with self._turn:
+            admitted = time.perf_counter()
             if self._over:
                 return None
             early, self._early = self._early, None
             batch = await (self._claim() if early is None else early)
-            self._over = batch is None
-            if batch is not None and self._quick:
+            if batch is None:
+                self._over = True
+                return None
+            stood = max(0.0, time.perf_counter() - admitted - batch.claim_seconds)
+            batch.claim_waited = admitted - asked + min(batch.claim_waited, stood)
+            if self._quick:
                 self._early = self._spawn(self._claim())
             return batch
 

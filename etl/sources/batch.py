@@ -50,7 +50,7 @@ class BatchProcessingSource(TableSource):
     `shards`       parts, by hash of the key (or of `ordered_by`), that are claimed independently of each other; for
                    more claims a second than one source can give, thousands that is.
     `pending_since`  column (timestamptz, timestamp or date; without a time zone it is read as UTC) that says since when
-                   a row is pending ("created_at"); the job's `backlog_limit` needs it.
+                   a row is pending ("created_at"); the job's `backlog_limit` needs it, reports tell by it.
     `columns`      what of a row the processors get; default: all the table's columns.
     `name`         a name of its own for the set of rows: sources of the same table share their reservations unless
                    their names differ, which is only safe where no row can be pending for both.

@@ -2,7 +2,7 @@
 -- the time it was scheduled for.
 --   $1 run   $2 state   $3 error type   $4 error   $5 claimed   $6 written   $7 filtered   $8 quarantined   $9 deferred
 --   $10 released   $11 vanished   $12 retried   $13 batches   $14 topic of its success
---   $15, $16, $17 pending rows before it, whether that was counted, since when the first in line waits (null: as noted)
+--   $15, $16, $17 pending rows before it, whether that was counted, since when the oldest waits (null: as noted)
 --   $18, $19, $20 the same after it   $21 seconds in transactions   $22 peak memory in bytes
 WITH ended AS (
     UPDATE etl.run

@@ -37,7 +37,7 @@ JOB = """
 
     seen = set()
 
-    @processor(retry=Retry(attempts=2, on=(TimeoutError,), delay="1ms"))
+    @processor(retry=Retry(attempts=2, on=(TimeoutError,), delay="5ms"))
     def act(context, row):
         number = row["id"]
         while number == 100 and not Path("go").exists():
@@ -93,6 +93,10 @@ def the_json_says(report: RunReport, counted: dict[str, int], released: int) -> 
     act = (counted["handled"], through, counted["filtered"], counted["retried"], counted["refused"])
     assert act == stages["act"]
     assert (through, counted["written"], 0, 0, counted["unwritable"]) == stages["-> dst"]
+    waited = {stage["name"]: stage["waited_s"] for stage in facts["stages"]}
+    assert 0 < waited["act"] <= facts["duration_s"] * counted["handled"]
+    assert 0 <= waited["claim"] <= facts["duration_s"], "there is one lane"
+    assert 0 == waited["-> dst"], "it is inside the database"
     errors = {error["error_type"]: (error["rows"], error["open"], error["messages"]) for error in facts["errors"]}
     # A processor's message names its row; the server's detail, which shows a whole row, is blanked.
     of_type = {"ValueError": (counted["refused"],) * 3, "CheckViolationError": (counted["unwritable"],) * 2 + (1,)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -96,6 +96,60 @@ async def test_a_run_that_stops_short_leaves_the_rest_and_knows_since_when_it_wa
     first, next_ = await db.fetchval("SELECT array_agg(at ORDER BY id) FROM src WHERE id IN (1, 10)")
     assert Backlog(30, oldest_at=first) == ended.backlog_before
     assert Backlog(17, oldest_at=next_) == ended.backlog_after, "the one in quarantine is still pending"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [BY_COLUMN, {**BY_COLUMN, "order_by": "other"}, {**BY_COLUMN, "shards": 2}, {"ledger": True}, {"cursor": "txid"}],
+    ids=["key", "ordered by another time", "shards", "ledger", "cursor"],
+)
+async def test_the_column_that_says_since_when_rows_wait_tells_it_of_the_oldest_whatever_their_order(
+    application: Application, db: Db, settings: dict[str, Any]
+) -> None:
+    await db.execute("""
+        ALTER TABLE src ADD other timestamptz NOT NULL DEFAULT 'epoch', ADD since date;
+        UPDATE src SET since = CASE id WHEN 1 THEN '-infinity' WHEN 2 THEN NULL ELSE '2024-02-29'::date - id::int END""")
+    first = await run(application, job(**{"pending": "true", **settings}, pending_since="since"), limit=7)
+
+    assert Backlog(30, oldest_at=datetime(2024, 1, 30, tzinfo=UTC)) == first.backlog_before
+    assert first.backlog_after is not None
+    assert datetime(2024, 1, 30, tzinfo=UTC) == first.backlog_after.oldest_at, "it is none of the first seven"
+
+
+async def test_of_too_many_rows_to_count_it_is_known_all_the_same_since_when_the_oldest_waits(
+    application: Application, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.execute("ANALYZE src")
+    monkeypatch.setattr(etl.postgres.backlog, "COUNTED", 12)
+
+    ended = await run(application, job(**BY_COLUMN, pending_since="at"))
+
+    first, tenth = await db.fetchval("SELECT array_agg(at ORDER BY id) FROM src WHERE id IN (1, 10)")
+    assert Backlog(30, exact=False, oldest_at=first) == ended.backlog_before
+    assert Backlog(3, oldest_at=tenth) == ended.backlog_after, "rows set aside are among them"
+
+
+async def test_where_counting_takes_too_long_it_is_known_all_the_same_since_when_the_oldest_waits(
+    application: Application, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_long(*_: Any) -> None:
+        return None
+
+    await db.execute("ANALYZE src")
+    monkeypatch.setattr(SourceBacklog, "_counted", too_long)
+
+    ended = await run(application, job(**BY_COLUMN, pending_since="at"))
+
+    first = await db.fetchval("SELECT at FROM src WHERE id = 1")
+    assert Backlog(30, exact=False, oldest_at=first) == ended.backlog_before
+
+
+async def test_a_time_that_cannot_be_told_costs_no_count(application: Application, db: Db) -> None:
+    await db.execute("UPDATE src SET at = '0044-03-15 BC' WHERE id = 30")
+
+    ended = await run(application, job(**BY_COLUMN, pending_since="at"))
+
+    assert (Backlog(30), Backlog(3)) == (ended.backlog_before, ended.backlog_after)
 
 
 @pytest.mark.parametrize("setting", ["COUNTED", "PATIENCE"])

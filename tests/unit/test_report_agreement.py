@@ -124,7 +124,7 @@ def test_the_context_of_a_run_has_what_it_found_took_and_left() -> None:
         "late by": "1.00 s",
         "in transactions": "23.4 s",
         "peak memory": "84 MB",
-        "backlog": "1,200 before, 2 after; the first in line had waited 1 min 30 s",
+        "backlog": "1,200 before, 2 after; the oldest had waited 1 min 30 s",
         "oldest row left": "2024-03-04 03:05:01.000+00:00 (had waited 1 min 00 s)",
         "code": "git:3f9c",
     } == {

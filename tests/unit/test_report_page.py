@@ -114,6 +114,16 @@ def test_markup_in_data_is_text(text: str) -> None:
     assert seen.text.count(text) >= 100
 
 
+def test_the_table_of_stages_tells_what_each_of_them_waited() -> None:
+    claim, geocode, *others = REPORT.stages
+    stages = [claim, replace(geocode, waited_s=45.2), *others]
+
+    html = page(replace(DETAIL, report=replace(REPORT, stages=stages)))
+
+    assert 1 == html.count('<th scope="col" class="n">waited</th>')
+    assert 1 == html.count('<td class="n">45.2 s</td>')
+
+
 def test_control_and_bidirectional_characters_are_written_out() -> None:
     html = page(everywhere(f"a{HIDDEN}b"), evidence_of(f"a{HIDDEN}b"))
 

@@ -56,9 +56,9 @@ def test_where_nothing_was_pending_nothing_had_waited() -> None:
     ("before", "behind", "expected"),
     [
         (Backlog(1_200, oldest_at=STARTED - timedelta(seconds=90)), Backlog(0),
-         "1,200 before, 0 after; the first in line had waited 1 min 30 s"),
+         "1,200 before, 0 after; the oldest had waited 1 min 30 s"),
         (Backlog(1_200, oldest_at=STARTED + timedelta(seconds=90)), None,
-         "1,200 before; the first in line had waited 0.00 s"),
+         "1,200 before; the oldest had waited 0.00 s"),
         (Backlog(200_000, exact=False), Backlog(3),
          "about 200,000 before, 3 after; none had waited longer than 5 min 00 s, unless set aside"),
         (Backlog(0), Backlog(0), "0 before, 0 after"),
@@ -86,6 +86,7 @@ def test_an_estimate_is_never_less_than_what_was_counted() -> None:
     assert Backlog(700_000, exact=False, oldest_at=STARTED) == estimated(counted, 7e5)
     assert Backlog(100_001, exact=False, oldest_at=STARTED) == estimated(counted, None)
     assert (Backlog(12, exact=False), None) == (estimated(None, 12.0), estimated(None, None))
+    assert Backlog(12, exact=False, oldest_at=STARTED) == estimated(None, 12.0, STARTED)
 
 
 def test_what_a_run_took_is_told_as_far_as_it_is_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -70,7 +71,7 @@ def test_without_calls_there_is_no_quantile() -> None:
 
 def stage(name: str, n: int) -> StageCounts:
     """A stage with different numbers in every field."""
-    return StageCounts(name, n, n + 1, n + 2, n + 3, n + 4, n + 0.5, {n: n + 5})
+    return StageCounts(name, n, n + 1, n + 2, n + 3, n + 4, n + 0.5, {n: n + 5}, n + 0.25)
 
 
 def test_adding_a_stage_adds_every_count() -> None:
@@ -78,7 +79,7 @@ def test_adding_a_stage_adds_every_count() -> None:
 
     total.add(stage("to_utc", 10))
 
-    assert total == StageCounts("to_utc", 11, 13, 15, 17, 19, 12.0, {1: 6, 10: 15})
+    assert total == StageCounts("to_utc", 11, 13, 15, 17, 19, 12.0, {1: 6, 10: 15}, 11.5)
 
 
 def test_a_stage_survives_its_way_through_the_database() -> None:
@@ -87,6 +88,13 @@ def test_a_stage_survives_its_way_through_the_database() -> None:
     stored = json.loads(json.dumps(original.as_json()))
 
     assert original == StageCounts.from_json(stored)
+
+
+def test_a_stage_that_hardly_waited_says_nothing_of_it_and_batches_of_old_said_nothing_either() -> None:
+    stored = replace(stage("to_utc", 3), waited_s=0.0009).as_json()
+
+    assert ["name", "in", "out", "filtered", "retried", "quarantined", "busy_s", "calls"] == list(stored)
+    assert 0.0 == StageCounts.from_json(stored).waited_s
 
 
 def test_stages_of_many_batches_are_added_up_in_pipeline_order() -> None:

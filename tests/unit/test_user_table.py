@@ -65,6 +65,7 @@ def statements(table: UserTable) -> dict[str, str]:
         "settled_elsewhere": table.settled_elsewhere,
     }
     optional = {"unmarked": table.unmarked, "lockable": table.lockable}
+    optional |= {"oldest": table.oldest, "oldest_at_work": table.oldest_at_work}
     optional |= {f"reach {after}": table.reach(after=after, before=True) for after in (False, True)}
     found |= {name: sql for name, sql in optional.items() if sql is not None}
     for after in (False, True):
@@ -95,6 +96,9 @@ VARIANTS = {
     "cursor": by_cursor(),
     "replay of a cursor": by_cursor(replay=True),
     "cursor with a query": by_cursor(query='SELECT * FROM sales."Order Inbox"'),
+    "since": user_table(since=column("Order At", "timestamptz")),
+    "ledger since": ledger(since=column("Order At", "timestamptz")),
+    "cursor since": by_cursor(since=column("Order At", "timestamptz")),
 }
 
 
@@ -136,6 +140,23 @@ def test_a_condition_with_or_is_held_together() -> None:
     for name, sql in statements(table).items():
         if "OR status" in sql:
             assert "(\nstatus = 1 OR status = 9\n)" in sql, name
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "since" not in name])
+def test_where_no_column_says_since_when_rows_wait_nothing_asks_for_it(variant: str) -> None:
+    table = VARIANTS[variant]
+
+    assert (None, None, False) == (table.oldest, table.oldest_at_work, table.tells_time)
+
+
+def test_a_column_that_says_since_when_rows_wait_goes_before_a_time_that_orders_them() -> None:
+    ordered = user_table(key=(column("at", "timestamptz"), column("region")))
+    both = replace(ordered, since=column("Order At", "timestamptz"))
+
+    assert (True, True) == (ordered.tells_time, both.tells_time)
+    assert '"Order Inbox"."at"' in ordered.first_in_line
+    assert '"Order Inbox"."at"' not in both.first_in_line
+    assert 'min("Order Inbox"."Order At")' in (both.oldest or "")
 
 
 def test_a_claim_reads_rows_without_locking_them() -> None:
@@ -204,7 +225,8 @@ async def test_postgres_understands_every_statement(db: Any) -> None:
     await db.execute("""
         CREATE SCHEMA sales;
         CREATE TABLE sales."Order Inbox" (
-            region bigint, "Order No" bigint, status bigint, txid xid8, PRIMARY KEY (region, "Order No")
+            region bigint, "Order No" bigint, status bigint, txid xid8, "Order At" timestamptz,
+            PRIMARY KEY (region, "Order No")
         )""")
 
     every = {f"{name} of {variant}": sql for variant in VARIANTS for name, sql in statements(VARIANTS[variant]).items()}
