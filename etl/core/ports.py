@@ -27,8 +27,7 @@ class WorkerIdentity:
     pid: int
 
 
-# What a notification says when a run was asked to stop.
-CANCEL = "cancel"
+CANCEL = "cancel"  # what a notification says when a run was asked to stop
 
 
 class Pool(NamedTuple):
@@ -371,6 +370,9 @@ class ScheduleStore(Protocol):
 
     async def fire_messages(self) -> int:
         """Ask for runs for messages that wait."""
+
+    async def serve_messages(self, in_hand: Sequence[UUID]) -> Run | None:
+        """The same, and start a queued run here at once; None where no message waited or no run has a place."""
 
     async def fire_idle(self, most: int) -> int:
         """Ask for runs of triggers that fire when there is nothing else to do."""

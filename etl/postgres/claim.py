@@ -162,11 +162,21 @@ class Claim:
                 batch = self._batch(token, rows, crashes=self._crashes(rows[0]))
                 last = self._key(rows[-1])
                 await self._record(batch, after, last)
-                return Answer(batch, self._after(last))
+                left = self._after(last)
+                return Answer(batch, left if len(rows) == most else await self._still_pending(left))
             if (reached := await self._reached(after, before, segment.last)) is not None:
                 return Answer(None, self._after(reached), again=True)
         rest = self._segments[1:]
         return Answer(None, rest, again=bool(rest))
+
+    async def _still_pending(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+        """Without leading parts that have no rows in question, not even reserved ones: a batch that is not full is
+        often the last one, and the claim that would find nothing can be spared."""
+        for number, segment in enumerate(segments):
+            bounded = self._table.reach(after=segment.after is not None, before=False) is not None
+            if bounded or await self._rows_in_gap(segment.after, None, segment.last, 1):
+                return segments[number:]
+        return ()
 
     def _after(self, key: Key) -> tuple[Segment, ...]:
         """What is left to sweep when this key has been reached."""

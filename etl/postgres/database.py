@@ -160,14 +160,14 @@ class Database:
                 await _abandon(connection, error)
                 raise
             finally:
-                if (spent := SPENT.get()) is not None:
-                    spent.database_s += time.perf_counter() - began
+                _spend(began)
 
     async def single(self, sql: str, *parameters: Any) -> list[asyncpg.Record]:
         """One statement that is a transaction by itself. Not behind a pooling proxy, where nobody knows the session's
         settings."""
         assert self._pool is not None, "the database is not open"
         async with self._pool.acquire() as connection:
+            began = time.perf_counter()
             try:
                 rows: list[asyncpg.Record] = await connection.fetch(sql, *parameters)
                 return rows
@@ -175,6 +175,8 @@ class Database:
                 if not isinstance(error, Exception):
                     connection.terminate()  # cancelled in the middle of it
                 raise
+            finally:
+                _spend(began)
 
     async def unit(
         self, work: Callable[[Connection], Awaitable[T]], *, patience: timedelta | None = None, local: str = ""
@@ -184,23 +186,43 @@ class Database:
         `work` must be safe to repeat even if its COMMIT took effect unheard: whatever it writes carries a token of its
         own. Raises `DatabaseUnavailableError` when `patience` is over; faults of other classes come out as they are.
         """
-        limit = (self.settings.patience if patience is None else patience).total_seconds()
+
+        async def attempt() -> T:
+            async with self.transaction(local=local) as connection:
+                return await work(connection)
+
+        return await self._patiently(attempt, self.settings.patience if patience is None else patience)
+
+    async def query(self, sql: str, *parameters: Any) -> list[asyncpg.Record]:
+        """A unit of one statement: one round trip in place of three, but behind a pooling proxy."""
+        if self.settings.pooled:
+            return await self.unit(lambda connection: connection.fetch(sql, *parameters))
+        return await self._patiently(lambda: self.single(sql, *parameters), self.settings.patience)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]], patience: timedelta) -> T:
+        """Try again while the infrastructure fails, for so long."""
+        limit = patience.total_seconds()
         started = time.monotonic()
-        attempt = 0
+        failed = 0
         while True:
             try:
-                async with self.transaction(local=local) as connection:
-                    return await work(connection)
+                return await attempt()
             except Exception as error:
                 if classify(error) is not Fault.infrastructure:
                     raise
-                attempt += 1
-                delay = full_jitter(attempt, first=_FIRST_DELAY, cap=_LONGEST_DELAY)
+                failed += 1
+                delay = full_jitter(failed, first=_FIRST_DELAY, cap=_LONGEST_DELAY)
                 if time.monotonic() - started + delay > limit:
                     raise DatabaseUnavailableError(f"gave up after {limit:.0f} s: {_plainly(error)}") from error
-                level = logging.WARNING if attempt in (3, 10, 30, 100) else logging.DEBUG
-                logger.log(level, "database: %s; attempt %d, again in %.2f s", _plainly(error), attempt + 1, delay)
+                level = logging.WARNING if failed in (3, 10, 30, 100) else logging.DEBUG
+                logger.log(level, "database: %s; attempt %d, again in %.2f s", _plainly(error), failed + 1, delay)
                 await asyncio.sleep(delay)
+
+
+def _spend(began: float) -> None:
+    """Count the time since `began` (`time.perf_counter()`) as the run's, if this is for a run."""
+    if (spent := SPENT.get()) is not None:
+        spent.database_s += time.perf_counter() - began
 
 
 async def _keep(connection: Any) -> None:

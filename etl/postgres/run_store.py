@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -58,28 +58,14 @@ class PostgresRunStore:
         pools: Sequence[Pool] = (),
     ) -> Run | None:
         """Start the oldest queued run of these jobs here (or run `only`) for which there is a place."""
-        facts = (list(jobs), worker.worker_id, worker.host, worker.pid, lease.total_seconds(), list(in_hand), only)
-        sizes = ([pool.name for pool in pools], [pool.size for pool in pools])
-
-        async def start(connection: Connection) -> Run | None:
-            row = await connection.fetchrow(statement("start_queued_run"), *facts, *sizes)
-            if row is None:
-                return None
-            run = run_of(row)
-            if run.serves_messages:
-                run.messages = await take_messages(connection, run)
-            return run
-
-        while True:
-            try:
-                return await self._database.unit(start)
-            except asyncpg.UniqueViolationError:
-                continue  # another process gave the same place to another run, this moment
+        return await starting(
+            self._database, lambda connection: start_oldest(connection, jobs, worker, lease, in_hand, only, pools)
+        )
 
     async def note_trace(self, run: Run) -> None:
         """Note the trace a run belongs to, where in it the run is, and by what code it is."""
         facts = (run.run_id, run.trace_id, run.traceparent, run.parent_span_id, run.code_version)
-        await self._database.unit(lambda connection: connection.execute(statement("set_trace"), *facts))
+        await self._database.query(statement("set_trace"), *facts)
 
     async def end(self, run_id: UUID, worker: WorkerIdentity, end: RunEnd) -> Run:
         """Release what the run still holds, close its books and end it.
@@ -147,6 +133,36 @@ class PostgresRunStore:
             )
         )
         return [run_of(row) for row in rows]
+
+
+async def starting(database: Database, work: Callable[[Connection], Awaitable[Run | None]]) -> Run | None:
+    """A transaction that starts a queued run, again while another process gives its place away at the same moment."""
+    while True:
+        try:
+            return await database.unit(work)
+        except asyncpg.UniqueViolationError:
+            continue
+
+
+async def start_oldest(
+    connection: Connection,
+    jobs: Sequence[str],
+    worker: WorkerIdentity,
+    lease: timedelta,
+    in_hand: Sequence[UUID],
+    only: UUID | None = None,
+    pools: Sequence[Pool] = (),
+) -> Run | None:
+    """Start the oldest queued run of these jobs here (or run `only`) for which there is a place, with its messages."""
+    facts = (list(jobs), worker.worker_id, worker.host, worker.pid, lease.total_seconds(), list(in_hand), only)
+    sizes = ([pool.name for pool in pools], [pool.size for pool in pools])
+    row = await connection.fetchrow(statement("start_queued_run"), *facts, *sizes)
+    if row is None:
+        return None
+    run = run_of(row)
+    if run.serves_messages:
+        run.messages = await take_messages(connection, run)
+    return run
 
 
 async def _start(

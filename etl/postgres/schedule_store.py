@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from etl.core.ports import RunRequest, Wake, WorkerIdentity
-from etl.core.run import DEFERRED
+from etl.core.run import DEFERRED, Run
 from etl.core.schedule import Due, due
 from etl.core.service import Served, Service
 from etl.core.tick import MISSED, PAUSED, QUEUED, RAN, Tick
@@ -21,6 +21,7 @@ from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
 from etl.postgres.retention import tidy_history
+from etl.postgres.run_store import start_oldest, starting
 from etl.postgres.statements import statement
 
 logger = logging.getLogger("etl.schedule")
@@ -83,6 +84,22 @@ class PostgresScheduleStore:
         """Ask for runs for messages that wait; returns how many triggers that concerned."""
         return await self._database.unit(self._fire_messages)
 
+    async def serve_messages(self, in_hand: Sequence[UUID]) -> Run | None:
+        """Ask for runs for messages that wait, and start the oldest queued run here, in one transaction: a message that
+        has just come is not asked about twice."""
+
+        asked = False
+
+        async def serve(connection: Connection) -> Run | None:
+            nonlocal asked
+            asked = bool(await self._fire_messages(connection)) or asked  # before, perhaps, by a COMMIT unheard of
+            if not asked:
+                return None
+            service = self._service
+            return await start_oldest(connection, self._jobs, self._worker, self._lease, in_hand, pools=service.pools)
+
+        return await starting(self._database, serve)
+
     async def fire_idle(self, most: int) -> int:
         """Ask for runs of at most so many triggers that fire when there is nothing else to do."""
         idle = self._service.opportunistic()
@@ -114,10 +131,7 @@ class PostgresScheduleStore:
 
     async def wake(self) -> Wake:
         """When this process has something to do next."""
-        row = await self._database.unit(
-            lambda connection: connection.fetchrow(statement("next_wake"), *self._known, self._jobs)
-        )
-        assert row is not None
+        row = (await self._database.query(statement("next_wake"), *self._known, self._jobs))[0]
         return Wake(row["due_in"], row["queued"], row["deferred"], row["messages"])
 
     async def ask_for_deferred(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from etl.core.ports import CANCEL, RunStore, ScheduleStore
 from etl.core.run import Run
@@ -64,6 +65,7 @@ class Worker:
         self._max_runs = max_runs
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
+        self._news = False  # whether something was heard of, of messages most likely
         self._active: dict[asyncio.Task[None], tuple[Run, RunControl]] = {}
 
     def stop(self) -> None:
@@ -112,6 +114,8 @@ class Worker:
     async def _schedule(self) -> None:
         """Fire what is due, start what is queued, sleep until there is more."""
         self._wake.clear()  # what is heard of from now on may be too late for this look
+        if self._news and self._idle and await self._serve_messages():
+            return
         wake = await self._schedules.wake()
         fired = 0
         if wake.due_in is not None and wake.due_in <= 0:
@@ -144,6 +148,7 @@ class Worker:
             await self._stopping.wait()
 
     def _on_news(self, news: str) -> None:
+        self._news = True
         self._wake.set()
         if news == CANCEL and self._active:
             self._tools.heartbeat.beat_now()  # perhaps one of ours
@@ -172,12 +177,25 @@ class Worker:
         await self._schedules.tidy()
         await asyncio.sleep(TIDY_EVERY * random.uniform(0.8, 1.2))
 
+    @property
+    def _in_hand(self) -> list[UUID]:
+        return [run.run_id for run, _ in self._active.values()]
+
+    async def _serve_messages(self) -> bool:
+        """Before anything else is asked: whether a message waits, and has a run now."""
+        self._news = False
+        started = time.monotonic()
+        return self._begin(await self._schedules.serve_messages(self._in_hand), started)
+
     async def _start_one(self) -> bool:
         started = time.monotonic()
-        in_hand = [run.run_id for run, _ in self._active.values()]
         run = await self._store.start_queued(
-            list(self._service.jobs), self._tools.worker, self._lease, in_hand, None, self._service.pools
+            list(self._service.jobs), self._tools.worker, self._lease, self._in_hand, None, self._service.pools
         )
+        return self._begin(run, started)
+
+    def _begin(self, run: Run | None, started: float) -> bool:
+        """Drive a run that was started here, asked for at `started` (`time.monotonic()`)."""
         if run is None:
             return False
         heartbeat = self._tools.heartbeat

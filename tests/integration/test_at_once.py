@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from etl import BatchProcessingSource, PostgresSink
 from etl.core.run import RunState
+from etl.core.spent import SPENT, Spent
 from etl.core.stages import histogram
 from etl.errors import RunLostError
 from etl.postgres.database import Database
@@ -19,6 +21,7 @@ from etl.postgres.resolution import resolve_sink, resolve_source
 from etl.postgres.user_table import UserTable
 from tests.battery import Db
 from tests.conftest import Where
+from tests.faults import Cut
 from tests.protocol import Scene, counted, failing, faulty, open_scene, written
 
 
@@ -392,3 +395,42 @@ async def test_a_row_that_had_been_set_aside_and_is_handled_now_is_settled_by_th
     assert counted(counts) == {"claimed": 1, "written": 1}
     issues = await scene.fetch("SELECT key ->> 0, state, closed_by = $1 FROM etl.row_issue ORDER BY 1", holder.run_id)
     assert issues == [("3", "resolved", True), ("5", "open", None)]
+
+
+async def test_the_time_of_single_statements_counts_as_the_runs(scene: Scene) -> None:
+    await scene.fill(1)
+    spent = Spent()
+    token = SPENT.set(spent)
+
+    await scene.database.single("SELECT pg_sleep(0.05)")
+    SPENT.reset(token)
+    await scene.database.single("SELECT pg_sleep(0.05)")
+
+    assert 0.05 <= spent.database_s < 0.1
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
+async def test_a_unit_of_one_statement_is_repeated_when_its_connection_is_lost(where: Where, db: Db, cut: Cut) -> None:
+    await db.execute("CREATE TABLE seen (n bigint)")
+    async with faulty(where) as (proxy, database):
+        await database.query("SELECT 1")
+        lost = proxy.cut(cut, at="INSERT INTO seen")
+
+        rows = await database.query("INSERT INTO seen VALUES (1) RETURNING n")
+
+        assert lost.fired
+    assert [tuple(row) for row in rows] == [(1,)]
+    assert await db.fetchval("SELECT count(*) FROM seen") == (1 if cut is Cut.BEFORE else 2)
+
+
+async def test_behind_a_pooling_proxy_no_statement_stands_alone(where: Where, db: Db) -> None:
+    async with faulty(where) as (proxy, database):
+        pooling = Database(replace(database.settings, pooled=True))
+        await pooling.open()
+        before = len(proxy.steps)
+
+        rows = await pooling.query("SELECT current_setting('lock_timeout') <> '0'")
+
+        await pooling.close()
+    assert [tuple(row) for row in rows] == [(True,)]
+    assert [step.sql for step in proxy.steps[before:] if step.sql.startswith("BEGIN")] != []

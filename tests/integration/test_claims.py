@@ -566,3 +566,36 @@ async def test_a_sweep_over_nothing_still_takes_over_what_a_vanished_holder_left
 
     assert batch is None
     assert await scene.batches() == [("replaced", 5)]
+
+
+async def test_the_last_batch_of_a_sweep_that_comes_round_is_known_to_be_the_last(scene: Scene) -> None:
+    """A small run over a table with a long past makes one claim, not two."""
+    await scene.fill(20)
+    first = await scene.run()
+    while (batch := await first.claim()) is not None:
+        await first.complete(batch)
+    await first.end()
+    await scene.add(21, 23)
+    holder = await scene.run()
+    assert await scene.value("SELECT positions ->> 'job' IS NOT NULL FROM etl.source_cursor"), "there is a hint"
+
+    batch = await holder.must_claim()
+
+    assert ids(batch) == [21, 22, 23]
+    assert holder.claims._claims.took_all
+
+
+async def test_rows_behind_the_hint_are_not_overlooked_by_a_batch_that_is_not_full(scene: Scene) -> None:
+    await scene.fill(20)
+    first = await scene.run()
+    while (batch := await first.claim()) is not None:
+        await first.complete(batch)
+    await first.end()
+    await scene.add(21, 23)
+    await scene.execute("UPDATE src SET status = 'pending' WHERE id = 4")
+    holder = await scene.run()
+
+    claimed = [ids(await holder.must_claim()), ids(await holder.must_claim())]
+
+    assert claimed == [[21, 22, 23], [4]]
+    assert await holder.claim() is None

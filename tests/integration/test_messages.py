@@ -18,12 +18,15 @@ from etl.core.ports import RunEnd, WorkerIdentity
 from etl.core.run import CONTINUATION, RECOVERY, Run, RunState
 from etl.core.service import requested
 from etl.errors import ConfigurationError
+from etl.postgres.asking import insert_run
 from etl.postgres.database import Database
 from etl.postgres.listener import listening
 from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
 from tests.conftest import Where
+from tests.faults import Cut
 from tests.kit import a_job, schedules
+from tests.protocol import faulty
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 LEASE = timedelta(seconds=30)
@@ -49,10 +52,12 @@ class Post:
         return int(await self.db.fetchval("SELECT etl.publish($1, $2::jsonb)", topic, data))
 
     async def start(self) -> Run | None:
-        """What the worker's loop does: ask for runs for what waits, then start one."""
-        if (await self.schedules.wake()).messages:
-            await self.schedules.fire_messages()
-        run = await self.store.start_queued(self.jobs, self.me, LEASE, self.in_hand)
+        """What the worker's loop does: first as it has heard of a message, then as it looks for what waits."""
+        run = await self.schedules.serve_messages(self.in_hand)
+        if run is None:
+            if (await self.schedules.wake()).messages:
+                await self.schedules.fire_messages()
+            run = await self.store.start_queued(self.jobs, self.me, LEASE, self.in_hand)
         if run is not None:
             self.in_hand.append(run.run_id)
         return run
@@ -257,6 +262,35 @@ async def test_a_lost_answer_to_the_start_of_a_run_costs_no_message(post: Post) 
 
     assert again is not None
     assert (run.run_id, [{"n": 1}]) == (again.run_id, data_of(again))
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
+async def test_a_message_heard_of_has_its_run_in_one_transaction_although_an_answer_is_lost(
+    post: Post, where: Where, cut: Cut
+) -> None:
+    async with faulty(where) as (proxy, database):
+        post.database = database
+        await post.serve(a_job("job", PubSubTrigger("t")))
+        await post.schedules.wake()
+        await post.send("t", '{"n": 1}')
+        lost = proxy.cut(cut, at="^COMMIT")
+
+        run = await post.schedules.serve_messages([])
+
+        assert lost.fired
+    assert run is not None
+    assert (RunState.running, [{"n": 1}]) == (run.state, data_of(run))
+    assert 1 == await post.db.fetchval("SELECT count(*) FROM etl.run")
+    assert [("ran", run.run_id)] == [tuple(row) for row in await post.db.fetch("SELECT decision, run_id FROM etl.tick")]
+
+
+async def test_nobodys_message_starts_no_run(post: Post) -> None:
+    await post.serve(a_job("job", PubSubTrigger("t")))
+    async with post.database.transaction() as connection:
+        await insert_run(connection, requested(a_job("job", PubSubTrigger("t")), "manual"))
+
+    assert None is await post.schedules.serve_messages([])
+    assert None is not await post.start()
 
 
 async def test_after_fires_for_successes_only_and_hands_on_the_scheduled_time(post: Post) -> None:

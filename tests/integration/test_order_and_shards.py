@@ -169,8 +169,12 @@ async def test_a_vanished_run_leaves_its_shard_to_the_next(scene: Scene, databas
     task = asyncio.create_task(run(database, source(shards=3, batch_size=20), dies))
     await eventually(lambda: scene.value("SELECT count(*) FROM etl.batch WHERE state = 'open'"))
     run_id = await scene.value("SELECT run_id FROM etl.batch")
-    await scene.execute("UPDATE etl.run SET lease_until = clock_timestamp() - interval '1 minute'")
-    await PostgresRunStore(database).reap([run_id])
+
+    async def reaped() -> list[Run]:  # unless it has renewed its lease this moment
+        await scene.execute("UPDATE etl.run SET lease_until = clock_timestamp() - interval '1 minute'")
+        return await PostgresRunStore(database).reap([run_id])
+
+    await eventually(reaped)
     task.cancel()
     await asyncio.wait([task])
 
