@@ -30,10 +30,10 @@ def by_batch(context: Context, rows: list[dict[str, Any]]) -> list[dict[str, Any
     return [{"id": row["id"], "payload": transform(row["payload"])} for row in rows]
 
 
-def in_sql() -> Pipeline:
-    """The same as one statement a batch."""
+def in_sql(**settings: Any) -> Pipeline:
+    """The same as one statement a batch. `settings` are the source's."""
     statement = f"INSERT INTO bench_sink SELECT id, {TRANSFORMED} FROM bench_source WHERE id = ANY($keys)"
-    return Pipeline("bench", source(), SqlProcessor(statement))
+    return Pipeline("bench", source(**settings), SqlProcessor(statement))
 
 
 def takes(setting: str, value: Any) -> bool:
