@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from etl.app import HandControls
-from etl.cli.session import err, say
+from etl.cli.talk import err, say
 from etl.core.counts import Counts
 from etl.core.pace import Pace
 from etl.core.stages import StageCounts

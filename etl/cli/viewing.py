@@ -13,7 +13,8 @@ from uuid import UUID
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
-from etl.cli.session import err, jobs_here, list_width, no_job, say, show, show_json, with_application
+from etl.cli.session import jobs_here, no_job, with_application
+from etl.cli.talk import err, list_width, say, show, show_json
 from etl.config import Settings
 from etl.core.episode import Episode
 from etl.core.pipeline import Pipeline
