@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import hashlib
 import os
 import shutil
@@ -20,6 +21,7 @@ from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 from pytest_postgresql.executors import NoopExecutor
 
+import etl
 from etl.app import connection_settings
 from etl.config import Settings
 from etl.postgres import migrator
@@ -32,6 +34,12 @@ LEASE = timedelta(seconds=2)
 # The same examples every time, and no verdict by the clock: what fails here fails everywhere.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: commands that tests start must not write bytecode, and each would compile it anew."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(etl.__file__).parent, quiet=2)
 
 
 @dataclass(frozen=True)
