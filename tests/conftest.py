@@ -30,6 +30,7 @@ from tests.kit import Project
 from tests.places import DISK, MEMORY, SHARED, fast_place
 
 LEASE = timedelta(seconds=2)
+PATIENT = timedelta(
     seconds=30
 )  # as without a setting; half of it is how long a transaction may stand still, on a busy machine, too
 
@@ -144,9 +145,15 @@ async def db(where: Where) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
 
 
 @pytest.fixture
-async def database(where: Where) -> AsyncIterator[Database]:
-    """The framework's own pool on the test's database, with a short lease."""
-    opened = Database(connection_settings(Settings(lease=LEASE), where.dsn))
+def lease() -> timedelta:
+    """The lease of `database`: short. A module that is not about leases has its own, see `PATIENT`."""
+    return LEASE
+
+
+@pytest.fixture
+async def database(where: Where, lease: timedelta) -> AsyncIterator[Database]:
+    """The framework's own pool on the test's database."""
+    opened = Database(connection_settings(Settings(lease=lease), where.dsn))
     await opened.open()
     yield opened
     await opened.close()
