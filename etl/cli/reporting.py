@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from rich.console import Console
-
 from etl import demo
 from etl.app import Application
-from etl.cli.evidence import evidence_of
 from etl.cli.session import jobs_here, with_application
-from etl.cli.talk import program, say, screen_width, show_json
+from etl.cli.talk import in_colour, program, say, screen_width, show_json
 from etl.config import Settings
 from etl.core.baseline import zone_of
 from etl.core.comparison import compare
@@ -37,8 +35,10 @@ from etl.reports.terminal import Paint, ansi, plain, render_comparison, render_r
 from etl.reports.words import follow_up
 
 if TYPE_CHECKING:
+    from etl.cli import evidence as evidence_for
     from etl.reports import page as page_of
 else:
+    evidence_for = late("etl.cli.evidence")
     page_of = late("etl.reports.page")  # its templates need jinja2
 
 _FIRE_TIMES = 3
@@ -179,7 +179,7 @@ async def _write_page(
         other=None if other_id is None else await store.report(other_id),
         context=run_context(detail.report.run, found.pipelines.get(job), detail.report.former),
     )
-    evidence = await evidence_of(application, found, detail.report.run)
+    evidence = await evidence_for.evidence_of(application, found, detail.report.run)
     text = page_of.render_page(detail, program="etl", written_at=datetime.now(UTC), evidence=evidence)
     await asyncio.to_thread(_write, page, text)
     say(f"wrote {page}")
@@ -197,12 +197,8 @@ def _write(page: Path, text: str) -> None:
 
 
 def _paint() -> Paint:
-    """Colour on a terminal that has it and whose owner did not refuse it (NO_COLOR)."""
-    console = Console()
-    return ansi if console.is_terminal and console.color_system and not console.no_color else plain
+    return ansi if in_colour() else plain
 
 
 def _print(lines: Sequence[str]) -> None:
-    out = Console(highlight=False, soft_wrap=True, markup=False)
-    for line in lines:
-        out.file.write(line + "\n")
+    sys.stdout.writelines(line + "\n" for line in lines)

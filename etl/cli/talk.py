@@ -1,51 +1,92 @@
-"""Talking to the person who typed a command, and errors as one message and an exit code."""
+"""Talking to the person who typed a command, and errors as one message and an exit code.
+
+rich knows terminals; where there is none, plain text is written without it.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
-from rich.console import Console
 
 from etl.core.run import EXIT_FAILED, EXIT_MISUSE
 from etl.core.sanitise import redact, showable
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
+from etl.late import late
 from etl.reports.columns import WIDTH
+
+if TYPE_CHECKING:
+    from rich import console
+else:
+    console = late("rich.console")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+# By these rich takes for a terminal what is none.
+_WISHES = ("FORCE_COLOR", "TTY_COMPATIBLE")
+
+
+def is_plain(stream: TextIO) -> bool:
+    """Whether this is surely no terminal, so that rich need not be asked."""
+    return not (stream.isatty() or any(os.environ.get(name) for name in _WISHES))
+
+
+@functools.cache
+def screen() -> console.Console:
+    """Standard error, where one talks to the person."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> console.Console:
+    return console.Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def say(text: str) -> None:
     """Talk to the person: standard error."""
-    err.print(showable(text))
+    if is_plain(sys.stderr):
+        sys.stderr.write(f"{showable(text)}\n")
+        sys.stderr.flush()
+    else:
+        screen().print(showable(text))
 
 
 def screen_width() -> int:
     """How wide a report may be: as wide as the terminal, up to what it is made for."""
-    return min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH
+    return min(WIDTH, console.Console().width) if sys.stdout.isatty() else WIDTH
 
 
 def list_width() -> int | None:
     """How wide a list may be: as the terminal; without one there is no bound."""
-    return Console().width if sys.stdout.isatty() else None
+    return console.Console().width if sys.stdout.isatty() else None
 
 
 def show(lines: list[str]) -> None:
     """Data for the person: standard output."""
-    out = Console(highlight=False, soft_wrap=True, markup=False)
+    if is_plain(sys.stdout):
+        sys.stdout.writelines(f"{showable(line)}\n" for line in lines)
+        sys.stdout.flush()
+        return
+    out = _console(stderr=False)
     for line in lines:
         out.print(showable(line))
+
+
+def in_colour() -> bool:
+    """Whether standard output is a terminal that has colour and whose owner did not refuse it (NO_COLOR)."""
+    if is_plain(sys.stdout):
+        return False
+    out = console.Console()
+    return out.is_terminal and bool(out.color_system) and not out.no_color
 
 
 def show_json(value: Any) -> None:
