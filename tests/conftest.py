@@ -45,6 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(Path(etl.__file__).parent, quiet=2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """One place for the server, whichever worker comes first: what is free changes meanwhile."""
