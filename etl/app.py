@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from etl.config import Settings
@@ -27,12 +27,12 @@ from etl.core.sink import RemoteTableSink, TableSink
 from etl.core.sql_processor import SqlProcessor
 from etl.core.stages import StageCounts
 from etl.errors import ConfigurationError
+from etl.late import late
 from etl.postgres import migrator
 from etl.postgres.binding import PostgresBinder
 from etl.postgres.check import Findings, check, checked, count_pending
 from etl.postgres.database import ConnectionSettings, Database
 from etl.postgres.destination import Destinations
-from etl.postgres.embedded import EmbeddedServer
 from etl.postgres.episodes import Noted, PostgresEpisodes, log_changes
 from etl.postgres.explain import explain
 from etl.postgres.issues import PostgresIssues
@@ -60,15 +60,20 @@ from etl.runtime.watching import Watcher
 from etl.runtime.worker import Worker
 from etl.sinks.delivery import Delivery
 
+if TYPE_CHECKING:
+    from etl.postgres import embedded
+else:
+    embedded = late("etl.postgres.embedded")
+
 logger = logging.getLogger("etl.worker")
 
 # Where a project's own server lives.
 EMBEDDED = ".etl"
 
 
-def start_embedded(folder: Path) -> EmbeddedServer:
+def start_embedded(folder: Path) -> embedded.EmbeddedServer:
     """The project's own server, started."""
-    return EmbeddedServer(folder / EMBEDDED).start()
+    return embedded.EmbeddedServer(folder / EMBEDDED).start()
 
 
 def connection_settings(settings: Settings, dsn: str) -> ConnectionSettings:

@@ -12,18 +12,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from zoneinfo import ZoneInfo
-
-import psutil
 
 from etl.app import Application
 from etl.core.pipeline import Pipeline
 from etl.core.run import Run
 from etl.errors import ConfigurationError
+from etl.late import late
 from etl.postgres.asking import find_blocker
 from etl.postgres.database import Connection
 from etl.postgres.statements import statement
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = late("psutil")
 
 JOB = "flights"
 _TABLES = ("airport", "flights_inbox", "flight")

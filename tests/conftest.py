@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,18 +20,40 @@ from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 from pytest_postgresql.executors import NoopExecutor
 
+import etl
 from etl.app import connection_settings
 from etl.config import Settings
 from etl.postgres import migrator
 from etl.postgres.database import Database
 from etl.postgres.embedded import EmbeddedServer
 from tests.kit import Project
+from tests.places import DISK, MEMORY, SHARED, fast_place
 
 LEASE = timedelta(seconds=2)
+PATIENT = timedelta(
+    seconds=30
+)  # as without a setting; half of it is how long a transaction may stand still, on a busy machine, too
 
 # The same examples every time, and no verdict by the clock: what fails here fails everywhere.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: commands that tests start must not write bytecode, and each would compile it anew."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(etl.__file__).parent, quiet=2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """One place for the server, whichever worker comes first: what is free changes meanwhile."""
+    node.workerinput["place"] = str(fast_place(SHARED))
 
 
 @dataclass(frozen=True)
@@ -57,12 +79,12 @@ def embedded_server(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.config.getoption("postgresql_host"):
         yield _external(request)
         return
-    temporary = Path(tempfile.gettempdir())
-    for abandoned in temporary.glob("etl-test-*"):
+    for abandoned in (*DISK.glob("etl-test-*"), *MEMORY.glob("etl-test-*")):
         EmbeddedServer.reap(abandoned)
+    place = Path(getattr(request.config, "workerinput", {}).get("place") or fast_place(SHARED))
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
     # A short path: the name of a Unix socket must stay under about 100 bytes.
-    base = temporary / ("etl-test-" + hashlib.sha256(run.encode()).hexdigest()[:10])
+    base = place / ("etl-test-" + hashlib.sha256(run.encode()).hexdigest()[:10])
     server = EmbeddedServer(base, durable=False)
     server.start()
     try:
@@ -128,9 +150,15 @@ async def db(where: Where) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
 
 
 @pytest.fixture
-async def database(where: Where) -> AsyncIterator[Database]:
-    """The framework's own pool on the test's database, with a short lease."""
-    opened = Database(connection_settings(Settings(lease=LEASE), where.dsn))
+def lease() -> timedelta:
+    """The lease of `database`: short. A module that is not about leases has its own, see `PATIENT`."""
+    return LEASE
+
+
+@pytest.fixture
+async def database(where: Where, lease: timedelta) -> AsyncIterator[Database]:
+    """The framework's own pool on the test's database."""
+    opened = Database(connection_settings(Settings(lease=lease), where.dsn))
     await opened.open()
     yield opened
     await opened.close()

@@ -13,7 +13,17 @@ YOUNGEST, MIDDLE, OLDEST = 10_000, 20, 20
 
 
 def calm_collector() -> None:
-    """Leave out of future searches what is there by now, and search less often. For processes of our own only."""
-    gc.collect()
+    """Leave out of future searches what is there by now, and search less often. For processes of our own only.
+
+    The collector may have rested until now: a start leaves next to no garbage, and looking for it takes longer than
+    many a command.
+    """
     gc.freeze()
     gc.set_threshold(YOUNGEST, MIDDLE, OLDEST)
+    gc.enable()
+
+
+def rest_collector() -> None:
+    """No more searches in a process that is about to end, where Python makes several."""
+    gc.disable()
+    gc.freeze()

@@ -14,7 +14,7 @@ from etl.core.run import Run
 from etl.jobs import FoundJobs
 from etl.postgres.claim_plan import claim_plan, server_version
 from etl.postgres.trace_store import PostgresTraceStore
-from etl.telemetry.providers import package_version
+from etl.telemetry.version import package_version
 
 
 async def evidence_of(application: Application, found: FoundJobs, run: Run) -> Evidence:

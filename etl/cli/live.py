@@ -15,22 +15,25 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TextIO
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
+from typing import TYPE_CHECKING, TextIO
 
 from etl.app import HandControls
-from etl.cli.session import err, say
+from etl.cli.talk import is_plain, say, screen
 from etl.core.counts import Counts
 from etl.core.pace import Pace
 from etl.core.stages import StageCounts
 from etl.core.waits import describe_waits
+from etl.late import late
 from etl.postgres.database import Database
 from etl.postgres.waits import watching
 from etl.reports.live import LiveFacts, one_line, render_live
 from etl.reports.terminal import ansi, plain
+
+if TYPE_CHECKING:
+    from rich import console, live
+    from rich import text as texts
+else:
+    console, live, texts = late("rich.console"), late("rich.live"), late("rich.text")
 
 logger = logging.getLogger("etl.cli")
 
@@ -93,13 +96,13 @@ async def by_hand(
 ) -> AsyncIterator[HandControls]:
     """Controls of a run by hand, shown while it goes on; `count` gives the rows there are to do."""
     hand = HandControls(tell=say)
-    if not err.is_terminal:
+    if is_plain(sys.stderr) or not screen().is_terminal:
         yield hand
         return
     progress = Progress(name, await count(), hand)
     hand.on_progress = progress.note
     over = threading.Event()
-    redraws = can_redraw(err)
+    redraws = can_redraw(screen())
     look = threading.Thread(target=_look_on, args=(database, progress, over), name="etl-waits", daemon=True)
     lines = threading.Thread(target=_say_on, args=(progress, over), name="etl-lines", daemon=True)
     threads = [look] if redraws and not database.settings.pooled else [] if redraws else [lines]
@@ -114,29 +117,30 @@ async def by_hand(
             await asyncio.to_thread(thread.join, 5.0)
 
 
-def can_redraw(console: Console) -> bool:
+def can_redraw(where: console.Console) -> bool:
     """Whether control characters are welcome: not to a dumb terminal, in CI, or where NO_COLOR is set."""
     unwelcome = any(os.environ.get(name) for name in ("NO_COLOR", "CI"))
-    return console.is_terminal and not console.is_dumb_terminal and not unwelcome
+    return where.is_terminal and not where.is_dumb_terminal and not unwelcome
 
 
 @contextlib.contextmanager
 def _screen(progress: Progress) -> Iterator[None]:
     """Redraws until the end; then nothing of it is left."""
+    err = screen()
     paint = ansi if err.color_system and not err.no_color else plain
 
-    def drawn() -> Group:
+    def draw() -> console.Group:
         # One column less: a full line makes some terminals go on to the next.
         lines = render_live(progress.facts(), width=err.width - 1, paint=paint)
-        texts = [Text.from_ansi(line, no_wrap=True, overflow="crop") for line in lines]
-        return Group(*texts[: max(1, err.height - 1)])
+        drawn = [texts.Text.from_ansi(line, no_wrap=True, overflow="crop") for line in lines]
+        return console.Group(*drawn[: max(1, err.height - 1)])
 
     # What jobs print goes above the screen if it appears on it, and where the shell sent it otherwise.
     both = sys.stdout.isatty()
     before = (sys.stderr, sys.stdout) if both else (sys.stderr,)
     with (
-        Live(
-            get_renderable=drawn,
+        live.Live(
+            get_renderable=draw,
             console=err,
             transient=True,
             refresh_per_second=_REDRAWS,

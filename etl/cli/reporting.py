@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
-
-from rich.console import Console
 
 from etl import demo
 from etl.app import Application
-from etl.cli.evidence import evidence_of
-from etl.cli.session import jobs_here, program, say, screen_width, show_json, with_application
+from etl.cli.session import jobs_here, with_application
+from etl.cli.talk import in_colour, program, say, screen_width, show_json
 from etl.config import Settings
 from etl.core.baseline import zone_of
 from etl.core.comparison import compare
@@ -25,14 +25,21 @@ from etl.core.report import Outlook, RunReport
 from etl.core.trigger import ClockTrigger
 from etl.errors import ConfigurationError, EtlError
 from etl.jobs import FoundJobs, find_jobs
+from etl.late import late
 from etl.postgres.episodes import episodes_of
 from etl.postgres.habits import read_baseline
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.context import run_context
 from etl.reports.facts import comparison_facts, report_facts
-from etl.reports.page import render_page
 from etl.reports.terminal import Paint, ansi, plain, render_comparison, render_report
 from etl.reports.words import follow_up
+
+if TYPE_CHECKING:
+    from etl.cli import evidence as evidence_for
+    from etl.reports import page as page_of
+else:
+    evidence_for = late("etl.cli.evidence")
+    page_of = late("etl.reports.page")  # its templates need jinja2
 
 _FIRE_TIMES = 3
 
@@ -172,8 +179,8 @@ async def _write_page(
         other=None if other_id is None else await store.report(other_id),
         context=run_context(detail.report.run, found.pipelines.get(job), detail.report.former),
     )
-    evidence = await evidence_of(application, found, detail.report.run)
-    text = render_page(detail, program="etl", written_at=datetime.now(UTC), evidence=evidence)
+    evidence = await evidence_for.evidence_of(application, found, detail.report.run)
+    text = page_of.render_page(detail, program="etl", written_at=datetime.now(UTC), evidence=evidence)
     await asyncio.to_thread(_write, page, text)
     say(f"wrote {page}")
 
@@ -190,12 +197,8 @@ def _write(page: Path, text: str) -> None:
 
 
 def _paint() -> Paint:
-    """Colour on a terminal that has it and whose owner did not refuse it (NO_COLOR)."""
-    console = Console()
-    return ansi if console.is_terminal and console.color_system and not console.no_color else plain
+    return ansi if in_colour() else plain
 
 
 def _print(lines: Sequence[str]) -> None:
-    out = Console(highlight=False, soft_wrap=True, markup=False)
-    for line in lines:
-        out.file.write(line + "\n")
+    sys.stdout.writelines(line + "\n" for line in lines)

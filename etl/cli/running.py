@@ -12,17 +12,8 @@ from etl import demo
 from etl.app import Application, HandControls
 from etl.cli.live import by_hand
 from etl.cli.reporting import tell
-from etl.cli.session import (
-    job_named,
-    jobs_here,
-    on_signals,
-    program,
-    refuse_unknown,
-    say,
-    show,
-    show_json,
-    with_application,
-)
+from etl.cli.session import job_named, jobs_here, on_signals, refuse_unknown, with_application
+from etl.cli.talk import program, say, show, show_json
 from etl.config import Settings
 from etl.core.ports import Blocker
 from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run, exit_code

@@ -12,17 +12,8 @@ from typing import Any
 
 from etl.app import Application
 from etl.cli.live import by_hand
-from etl.cli.session import (
-    job_named,
-    jobs_here,
-    list_width,
-    no_job,
-    on_signals,
-    say,
-    show,
-    show_json,
-    with_application,
-)
+from etl.cli.session import job_named, jobs_here, no_job, on_signals, with_application
+from etl.cli.talk import list_width, say, show, show_json
 from etl.config import Settings
 from etl.core.backfill import Only, fire_times
 from etl.core.pipeline import Pipeline

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from etl.app import Application
-from etl.cli.session import job_named, refuse_unknown, show, show_json, with_application
+from etl.cli.session import job_named, refuse_unknown, with_application
+from etl.cli.talk import show, show_json
 from etl.config import Settings
 
 

@@ -13,7 +13,8 @@ from uuid import UUID
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
-from etl.cli.session import err, jobs_here, list_width, no_job, say, show, show_json, with_application
+from etl.cli.session import jobs_here, no_job, with_application
+from etl.cli.talk import list_width, say, screen, show, show_json
 from etl.config import Settings
 from etl.core.episode import Episode
 from etl.core.pipeline import Pipeline
@@ -175,7 +176,7 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
         show(lines)
         show(["", *map(episode_text, wrong)] if wrong else [])
         if sys.stdout.isatty() and "recent" in lines[0]:
-            say("\n".join(textwrap.wrap(f"recent: {LEGEND}", err.width, subsequent_indent=" " * 8)))
+            say("\n".join(textwrap.wrap(f"recent: {LEGEND}", screen().width, subsequent_indent=" " * 8)))
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
 

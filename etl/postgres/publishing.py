@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import orjson
 
 from etl.config import load_settings
 from etl.errors import ConfigurationError
+from etl.late import late
 from etl.postgres.database import Database, unreachable
-from etl.postgres.embedded import EmbeddedServer
 from etl.postgres.statements import statement
+
+if TYPE_CHECKING:
+    from etl.postgres import embedded
+else:
+    embedded = late("etl.postgres.embedded")
 
 # The database of this process, by the event loop that it belongs to.
 _open: dict[asyncio.AbstractEventLoop, Database] = {}
@@ -48,7 +53,7 @@ async def send(topic: str, data: Mapping[str, Any], traceparent: str | None) -> 
     settings = load_settings()
     if settings.database_url:
         return await _send(settings.database_url, topic, text, traceparent)
-    server = EmbeddedServer(Path.cwd() / ".etl").start()
+    server = embedded.EmbeddedServer(Path.cwd() / ".etl").start()
     try:
         return await _send(server.dsn(), topic, text, traceparent)
     finally:

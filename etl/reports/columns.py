@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+WIDTH = 120  # characters: how wide a report on the screen may become
+
 
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
     """Rows of cells (the header first) as lines; the columns numbered in `right` are flush right."""

@@ -26,11 +26,10 @@ from etl.core.report import (
 from etl.core.run import RunState
 from etl.core.sanitise import showable
 from etl.reports import words
-from etl.reports.columns import columns
+from etl.reports.columns import WIDTH, columns
 from etl.reports.episodes import episode_text
 from etl.reports.stage_table import stage_table
 
-WIDTH = 120
 _GROUPS = 8
 _GONE = 3
 _RAMP = " .:-=+*#"

@@ -12,7 +12,8 @@ from etl.core.run import Run
 from etl.core.trace import SpanRecord, TraceContext
 from etl.telemetry.ids import given_ids
 from etl.telemetry.propagation import remote
-from etl.telemetry.providers import Providers, package_version
+from etl.telemetry.providers import Providers
+from etl.telemetry.version import package_version
 
 logger = logging.getLogger("etl.tracing")
 

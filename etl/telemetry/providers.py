@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from opentelemetry import _logs, metrics, trace
@@ -20,6 +19,7 @@ from opentelemetry.sdk.resources import Resource
 
 from etl.telemetry.ids import OwnTracerProvider
 from etl.telemetry.metrics import Meter
+from etl.telemetry.version import package_version
 
 logger = logging.getLogger("etl.tracing")
 
@@ -134,11 +134,3 @@ def export_timeout(signal: str) -> float | None:
 def _resource() -> Resource:
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create({"service.version": package_version(), **({} if named else {"service.name": "etl"})})
-
-
-def package_version() -> str:
-    """The installed version of pg-etl."""
-    try:
-        return version("pg-etl")
-    except PackageNotFoundError:
-        return "0"

@@ -18,11 +18,12 @@ from etl.telemetry.block import Block
 from etl.telemetry.closing import close_for, record_of
 from etl.telemetry.metrics import Meter
 from etl.telemetry.propagation import current_traceparent, told, ways_in
-from etl.telemetry.providers import Providers, package_version, set_up_providers
+from etl.telemetry.providers import Providers, set_up_providers
 from etl.telemetry.recorder import HERE, Place, Recorder, RunRecording
 from etl.telemetry.run_log import tapped
 from etl.telemetry.spans import Current, OpenTelemetrySpan, start
 from etl.telemetry.user_spans import see_spans_of_users
+from etl.telemetry.version import package_version
 
 logger = logging.getLogger("etl.tracing")
 

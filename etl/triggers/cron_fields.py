@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from croniter import croniter
+from etl.late import late
+
+if TYPE_CHECKING:
+    import croniter
+else:
+    croniter = late("croniter")  # starts a process to learn how wide the interpreter is
 
 _DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 _MONTHS = (
@@ -52,9 +58,17 @@ def numbers(field: Field, text: str) -> tuple[int, ...]:
     """The numbers that a checked list of plain parts stands for, ascending. Weekdays are 0 to 6."""
     if text == "*":
         return tuple(range(field.low, field.low + field.size))
+    if text.isdecimal():  # most of what is written, and no reason to import croniter
+        return (int(text) % field.size if field is WEEKDAY else int(text),)
+    if text.startswith("*/") and text[2:].isdecimal():
+        return tuple(range(field.low, field.low + field.size, int(text[2:])))
+    return _by_croniter(field, text)
+
+
+def _by_croniter(field: Field, text: str) -> tuple[int, ...]:
     parts = ["*", "*", "*", "*", "*", "*"]
     parts[field.place] = text
-    expanded = croniter.expand(" ".join(parts[: max(5, field.place + 1)]))[0][field.place]
+    expanded = croniter.croniter.expand(" ".join(parts[: max(5, field.place + 1)]))[0][field.place]
     if "*" in expanded:
         return numbers(field, "*")
     return tuple(sorted({int(number) for number in expanded}))

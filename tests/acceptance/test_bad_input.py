@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from etl.postgres.database import Database
 from etl.postgres.embedded import EmbeddedServer
 from tests.conftest import LEASE, Where
 from tests.kit import NoTracing, Project
+from tests.places import fast_place
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -398,9 +401,11 @@ async def test_check_without_faults_exits_0_and_says_how_many_jobs_that_was(
 
 
 @pytest.fixture(scope="module")
-def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def strict_server() -> Iterator[EmbeddedServer]:
     """A server of its own that asks role `clerk` for a password and never lets role `stranger` in."""
-    server = EmbeddedServer(tmp_path_factory.mktemp("strict"), durable=False)
+    made = Path(tempfile.mkdtemp(prefix="etl-strict-", dir=fast_place()))
+    server = EmbeddedServer(made / "pg", durable=False)
+    made.chmod(0o711)
     server.start()
     try:
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
@@ -418,6 +423,7 @@ def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
     finally:
         server.stop()
         EmbeddedServer.reap(server.root)
+        shutil.rmtree(made)
 
 
 def test_a_server_that_refuses_the_password_is_named_the_password_never(

@@ -27,7 +27,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from etl.cli.main import app
+from etl.cli.commands import app
 from etl.postgres.migrator import known_migrations
 from tests.conftest import Where
 from tests.kit import Project, eventually

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import pytest
 
 import etl
+from tests.places import fast_place
 
 CHECKOUT = Path(etl.__file__).parent.parent
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -41,7 +42,7 @@ def installed() -> Iterator[Installed]:
 
     In a folder that every account can enter, with an interpreter that every account can run.
     """
-    with tempfile.TemporaryDirectory(prefix="etl-wheel-", dir="/tmp") as made:
+    with tempfile.TemporaryDirectory(prefix="etl-wheel-", dir=fast_place()) as made:
         home = Path(made)
         home.chmod(0o755)
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(home)]
@@ -140,7 +141,7 @@ def test_the_wheel_has_one_top_level_package_and_brings_migrations_and_the_demo_
 @contextmanager
 def empty_folder(account: str | None = None) -> Iterator[Path]:
     """A folder that its owner may use and others may enter."""
-    with tempfile.TemporaryDirectory(prefix="etl-empty-", dir="/tmp") as made:
+    with tempfile.TemporaryDirectory(prefix="etl-empty-", dir=fast_place()) as made:
         Path(made).chmod(0o755)  # or root's server would keep its data outside, where nobody deletes it
         if account is not None:
             shutil.chown(made, account)

@@ -29,6 +29,7 @@ from tests.battery import (
     violations,
 )
 from tests.kit import Project
+from tests.places import fast_place
 
 # Each batch tells that it has begun, and goes on when the test says so.
 PATIENT = (
@@ -168,7 +169,7 @@ async def test_a_thread_that_hears_of_nothing_does_not_outlast_the_grace_time(
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that the account of an embedded server can reach, with a short name; the server is gone at the end."""
-    made = Path(tempfile.mkdtemp(prefix="etl-", dir="/tmp"))
+    made = Path(tempfile.mkdtemp(prefix="etl-", dir=fast_place()))
     made.chmod(0o711)
     yield made
     for root in made.glob(".etl"):

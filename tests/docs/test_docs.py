@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from etl.cli.main import app
+from etl.cli.commands import app
 from etl.config import Settings
 from etl.jobs import find_jobs
 from tests.kit import Project

@@ -36,6 +36,7 @@ from etl.postgres.embedded.account import ServerAccount
 from etl.postgres.embedded.binaries import Binaries, find_binaries
 from etl.postgres.embedded.home import Home
 from etl.postgres.embedded.postmaster import Postmaster
+from tests.places import fast_place
 
 REPOSITORY = Path(__file__).parents[2]
 ROOT_USER = os.geteuid() == 0
@@ -129,14 +130,6 @@ def short_folder() -> Iterator[Path]:
             home.server.destroy()
             home.delete()
     shutil.rmtree(made)
-
-
-def fast_place() -> Path:
-    """Memory, where there is plenty that programs may be run from; a new cluster is 40 MB."""
-    memory = Path("/dev/shm")
-    if memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30 and not os.statvfs(memory).f_flag & os.ST_NOEXEC:
-        return memory
-    return Path("/tmp")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,27 @@ def bare(sql: str) -> str:
     return re.sub(r"--[^\n]*|'[^']*'", "", sql)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """What was read is kept for these tests, and not for those of other modules."""
+    yield
+    nodes.cache_clear()
+    code.cache_clear()
+
+
+@cache
+def nodes() -> list[tuple[str, ast.AST]]:
+    """All that the package says, with the module that says it."""
+    return [(name(path), node) for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+@cache
+def code() -> str:
+    return "\n".join(module.read_text(encoding="utf-8") for module in MODULES)
+
+
 def definitions(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[tuple[str, ast.AST]]:
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, kind):
-                yield name(path), node
+    return ((where, node) for where, node in nodes() if isinstance(node, kind))
 
 
 # Shape
@@ -150,9 +167,7 @@ def test_a_file_holds_one_statement(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STATEMENTS, ids=lambda path: path.stem)
 def test_no_statement_is_left_over(path: Path) -> None:
-    code = "\n".join(module.read_text() for module in MODULES)
-
-    assert re.search(rf"""["']{path.stem}["']""", code)
+    assert re.search(rf"""["']{path.stem}["']""", code())
 
 
 def test_every_statement_that_is_asked_for_exists() -> None:
@@ -222,7 +237,6 @@ def test_the_lock_file_names_no_host_and_every_hash() -> None:
 
 LOOKOUT = """
     import sys, threading
-    import croniter  # asks `file` how wide the interpreter is
     seen = []
     def look(event, arguments):
         if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.mkdir",
@@ -235,7 +249,7 @@ LOOKOUT = """
     sys.addaudithook(look)
     import jobs.flights
     assert jobs.flights.flights.name == "flights"
-    loops = [name for name in ("asyncpg", "opentelemetry.sdk", "tenacity") if name in sys.modules]
+    loops = [name for name in ("asyncpg", "croniter", "opentelemetry.sdk", "tenacity") if name in sys.modules]
     print(seen, threading.active_count(), loops)
 """
 

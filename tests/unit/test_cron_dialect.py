@@ -17,6 +17,7 @@ from hypothesis import given
 
 from etl import CronTrigger
 from etl.errors import ConfigurationError
+from etl.triggers.cron_fields import DATE, HOUR, MINUTE, MONTH, SECOND, WEEKDAY, Field, numbers
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(microseconds=1)  # a Thursday; fire times at midnight count
 YEAR = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -332,6 +333,19 @@ def test_a_plain_expression_means_what_croniter_says(
     found = list(islice(trigger.fire_times(NEW_YEAR), 12))
 
     assert [theirs.get_next(datetime) for _ in found] == found
+
+
+@pytest.mark.parametrize("field", [MINUTE, HOUR, DATE, MONTH, WEEKDAY, SECOND], ids=lambda field: field.name)
+def test_numbers_and_steps_that_are_read_without_croniter_mean_what_it_says(field: Field) -> None:
+    alone = [str(number) for number in range(field.low, field.high + 1)]
+    for text in (*alone, *(f"*/{step}" for step in range(1, field.size))):
+        parts = ["*"] * 6
+        parts[field.place] = text
+
+        theirs = croniter.expand(" ".join(parts[: max(5, field.place + 1)]))[0][field.place]
+
+        expected = range(field.low, field.low + field.size) if "*" in theirs else sorted(theirs)
+        assert tuple(expected) == numbers(field, text)
 
 
 def test_an_expression_may_match_years_apart() -> None:

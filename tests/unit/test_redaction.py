@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 
 from etl import Pipeline, PPrintSink
-from etl.cli.session import settings_here, show_uncaught
+from etl.cli.session import settings_here
+from etl.cli.talk import show_uncaught
 from etl.core.redaction import (
     NO_MORE,
     WINDOW,

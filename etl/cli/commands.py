@@ -8,18 +8,26 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etl.cli import reporting, running, scheduling, tidying, viewing
-from etl.cli.psql import psql as run_psql
-from etl.cli.session import arguments_of, handled, say, settings_here, show, show_uncaught, with_application
+from etl.cli.collector import rest_collector
+from etl.cli.talk import handled, say, show, show_uncaught
 from etl.core.backfill import Only
 from etl.core.run import EXIT_DONE, EXIT_MISUSE
-from etl.postgres import migrator
+from etl.late import late
 from etl.runtime.threads import leave_without_threads
-from etl.telemetry.providers import package_version
+from etl.telemetry.version import package_version
+
+if TYPE_CHECKING:
+    from etl.cli import psql as client
+    from etl.cli import reporting, running, scheduling, session, tidying, viewing
+    from etl.postgres import migrator
+else:  # each command needs a part of the framework, and `--help` none
+    client, migrator = late("etl.cli.psql"), late("etl.postgres.migrator")
+    reporting, running, scheduling = late("etl.cli.reporting"), late("etl.cli.running"), late("etl.cli.scheduling")
+    session, tidying, viewing = late("etl.cli.session"), late("etl.cli.tidying"), late("etl.cli.viewing")
 
 app = typer.Typer(
     name="etl",
@@ -57,9 +65,9 @@ def demo(
     Example: etl demo
     """
     if add_airports:
-        running.add_airports(settings_here())
+        running.add_airports(session.settings_here())
     else:
-        raise typer.Exit(running.demonstrate(settings_here(), flights, json))
+        raise typer.Exit(running.demonstrate(session.settings_here(), flights, json))
 
 
 @app.command()
@@ -73,8 +81,11 @@ def migrate(sql: Annotated[bool, typer.Option("--sql", help="Print the SQL inste
     if sql:
         typer.echo(migrator.as_sql(known), nl=False)
         return
-    applied = with_application(
-        settings_here(), lambda application: migrator.apply(application.database, known), migrate=False, schema=False
+    applied = session.with_application(
+        session.settings_here(),
+        lambda application: migrator.apply(application.database, known),
+        migrate=False,
+        schema=False,
     )
     for migration in applied:
         say(f"applied {migration.version:04d} {migration.name}")
@@ -90,7 +101,7 @@ def check(job: AnyJob = None, json: Json = False) -> None:
 
     Example: etl check
     """
-    raise typer.Exit(viewing.check(settings_here(), job, json))
+    raise typer.Exit(viewing.check(session.settings_here(), job, json))
 
 
 @app.command()
@@ -105,7 +116,7 @@ def jobs(
 
     Example: etl jobs --verbose
     """
-    raise typer.Exit(viewing.jobs(settings_here(), verbose, json))
+    raise typer.Exit(viewing.jobs(session.settings_here(), verbose, json))
 
 
 @app.command()
@@ -123,7 +134,7 @@ def run(
 
     Example: etl run flights --limit 1000
     """
-    raise typer.Exit(running.run(settings_here(), job, limit, arguments_of(arg or []), json))
+    raise typer.Exit(running.run(session.settings_here(), job, limit, session.arguments_of(arg or []), json))
 
 
 @app.command()
@@ -135,7 +146,7 @@ def worker() -> None:
 
     Example: etl worker
     """
-    raise typer.Exit(running.work(settings_here()))
+    raise typer.Exit(running.work(session.settings_here()))
 
 
 @app.command()
@@ -152,7 +163,7 @@ def runs(
 
     Example: etl runs flights -n 5
     """
-    viewing.runs(settings_here(), job, status, limit, json)
+    viewing.runs(session.settings_here(), job, status, limit, json)
 
 
 @app.command()
@@ -173,7 +184,7 @@ def report(
 
     Example: etl report flights --html flights.html --open
     """
-    reporting.report(settings_here(), run, compare, html, open_, json)
+    reporting.report(session.settings_here(), run, compare, html, open_, json)
 
 
 @app.command()
@@ -189,7 +200,7 @@ def quarantine(
 
     Example: etl quarantine flights --error UnknownAirport
     """
-    viewing.quarantine(settings_here(), job, error, run, limit, json)
+    viewing.quarantine(session.settings_here(), job, error, run, limit, json)
 
 
 @app.command()
@@ -204,7 +215,7 @@ def replay(
 
     Example: etl replay flights --error UnknownAirport
     """
-    raise typer.Exit(running.replay(settings_here(), job, error, run, json))
+    raise typer.Exit(running.replay(session.settings_here(), job, error, run, json))
 
 
 @app.command()
@@ -220,7 +231,7 @@ def tidy(
 
     Example: etl tidy
     """
-    tidying.tidy(settings_here(), job, json)
+    tidying.tidy(session.settings_here(), job, json)
 
 
 @app.command("next")
@@ -234,7 +245,7 @@ def next_(
 
     Example: etl next flights -n 50
     """
-    scheduling.next_times(settings_here(), job, limit, json)
+    scheduling.next_times(session.settings_here(), job, limit, json)
 
 
 @app.command()
@@ -248,7 +259,7 @@ def ticks(
 
     Example: etl ticks flights
     """
-    scheduling.ticks(settings_here(), job, limit, json)
+    scheduling.ticks(session.settings_here(), job, limit, json)
 
 
 @app.command()
@@ -262,7 +273,7 @@ def why(
 
     Example: etl why flights 02:40
     """
-    scheduling.why(settings_here(), job, time, json)
+    scheduling.why(session.settings_here(), job, time, json)
 
 
 @app.command()
@@ -274,7 +285,7 @@ def pause(job: Job) -> None:
 
     Example: etl pause flights
     """
-    scheduling.pause(settings_here(), job)
+    scheduling.pause(session.settings_here(), job)
 
 
 @app.command()
@@ -284,7 +295,7 @@ def resume(job: Job) -> None:
 
     Example: etl resume flights
     """
-    scheduling.resume(settings_here(), job)
+    scheduling.resume(session.settings_here(), job)
 
 
 @app.command()
@@ -294,7 +305,7 @@ def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or i
 
     Example: etl cancel 7f3a9c21
     """
-    scheduling.cancel(settings_here(), run)
+    scheduling.cancel(session.settings_here(), run)
 
 
 @app.command()
@@ -311,7 +322,7 @@ def backfill(
 
     Example: etl backfill flights 2026-03-01..2026-03-07 --only missing
     """
-    raise typer.Exit(scheduling.backfill(settings_here(), job, window, only, json))
+    raise typer.Exit(scheduling.backfill(session.settings_here(), job, window, only, json))
 
 
 @app.command()
@@ -324,7 +335,7 @@ def publish(
 
     Example: etl publish orders.arrived --data '{"shop": 7}'
     """
-    scheduling.publish(settings_here(), topic, data)
+    scheduling.publish(session.settings_here(), topic, data)
 
 
 sql = typer.Typer(
@@ -345,7 +356,7 @@ def watch(
 
     Example: etl sql watch orders orders.arrived | etl psql
     """
-    scheduling.watch(settings_here(), table, topic)
+    scheduling.watch(session.settings_here(), table, topic)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h"]})
@@ -357,7 +368,7 @@ def psql(context: typer.Context) -> None:
 
     Example: etl psql -c "SELECT * FROM etl.run_view"
     """
-    raise typer.Exit(run_psql(settings_here(), context.args))
+    raise typer.Exit(client.psql(session.settings_here(), context.args))
 
 
 def main() -> None:
@@ -369,6 +380,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
+        rest_collector()
         leave_without_threads(end.code if isinstance(end.code, int) else EXIT_DONE)
         raise
     except KeyboardInterrupt:
