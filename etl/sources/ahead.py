@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,20 +19,25 @@ from etl.core.batch import Batch
 # Seconds. A claim takes milliseconds: beside a batch of a second there is nothing to be gained by making it early.
 QUICK = 1.0
 
+# Batches. One claim is done beside the work of a lane; with several lanes, which take a batch each, one is too late.
+MOST = 2
+
 Claim = Callable[[], Coroutine[Any, Any, Batch | None]]
+Spawn = Callable[[Coroutine[Any, Any, Batch | None]], asyncio.Task[Batch | None]]
 
 
 class Ahead:
-    """The batches of one run, one of them claimed ahead. `spawn` starts a task that ends with the cycle at the latest.
+    """The batches of one run, some of them claimed ahead. `spawn` starts a task that ends with the cycle at the latest.
 
-    For any number of lanes. `next()` must not be called again by anyone once it said None.
+    For any number of lanes. Claims come one after the other, and none after one that found nothing.
     """
 
-    def __init__(self, claim: Claim, spawn: Callable[[Coroutine[Any, Any, Batch | None]], asyncio.Task[Batch | None]]):
+    def __init__(self, claim: Claim, spawn: Spawn, lanes: int) -> None:
         self._claim = claim
         self._spawn = spawn
+        self._most = min(lanes, MOST)
         self._turn = asyncio.Lock()
-        self._early: asyncio.Task[Batch | None] | None = None
+        self._early: deque[asyncio.Task[Batch | None]] = deque()
         self._quick = False  # nothing is known before the first batch
         self._over = False
 
@@ -45,16 +51,20 @@ class Ahead:
             admitted = time.perf_counter()
             if self._over:
                 return None
-            early, self._early = self._early, None
-            batch = await (self._claim() if early is None else early)
+            batch = await (self._early.popleft() if self._early else self._claim())
             if batch is None:
                 self._over = True
                 return None
             stood = max(0.0, time.perf_counter() - admitted - batch.claim_seconds)
             batch.claim_waited = admitted - asked + min(batch.claim_waited, stood)
-            if self._quick:
-                self._early = self._spawn(self._claim())
+            while self._quick and len(self._early) < self._most:
+                self._early.append(self._spawn(self._claim_after(self._early[-1] if self._early else None)))
             return batch
+
+    async def _claim_after(self, former: asyncio.Task[Batch | None] | None) -> Batch | None:
+        if former is not None and await former is None:
+            return None
+        return await self._claim()
 
     @asynccontextmanager
     async def in_hand(self) -> AsyncIterator[None]:

@@ -42,7 +42,8 @@ class BatchProcessingSource(TableSource):
     `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
                    somebody changes or replays it.
     `batch_size`   rows claimed at once and committed together; "auto" finds the number that takes a fifth of a second.
-    `concurrency`  batches in flight in one run; while batches are quick, one more is claimed ahead.
+    `concurrency`  batches in flight in one run; while batches are quick, one more is claimed ahead, or two where there
+                   are several lanes.
     `order_by`     column or columns that say which rows come first, lowest first, before the key does ("priority");
                    what arrives in front of rows that wait is taken before them, by the same run.
     `ordered_by`   column or columns whose equal values belong together ("customer_id"): their rows are written strictly
@@ -122,7 +123,7 @@ class BatchProcessingSource(TableSource):
         """Claim and finish batches until a full sweep over the key finds nothing more."""
         await self.pipeline.ready()
         async with asyncio.TaskGroup() as lanes:
-            ahead = Ahead(self._claim, lanes.create_task)
+            ahead = Ahead(self._claim, lanes.create_task, self.concurrency)
             for _ in range(self.concurrency):
                 lanes.create_task(self._lane(ahead))
 

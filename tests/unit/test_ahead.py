@@ -45,7 +45,7 @@ async def numbers(table: Table, lanes: int, asked_in_hand: list[int] | None = No
                     asked_in_hand.append(table.asked)
 
     async with asyncio.TaskGroup() as group:
-        ahead = Ahead(table.claim, group.create_task)
+        ahead = Ahead(table.claim, group.create_task, lanes)
         for _ in range(lanes):
             group.create_task(lane(ahead))
     return got
@@ -89,7 +89,36 @@ async def test_a_claim_that_fails_ahead_of_its_time_ends_the_cycle() -> None:
 
     with pytest.raises(ExceptionGroup, match="unhandled errors"):
         async with asyncio.TaskGroup() as group:
-            ahead = Ahead(claim, group.create_task)
+            ahead = Ahead(claim, group.create_task, 1)
             while (await ahead.next()) is not None:
                 async with ahead.in_hand():
                     await asyncio.sleep(0)
+
+
+async def test_with_several_lanes_two_are_claimed_ahead_one_after_the_other() -> None:
+    table = Table(last=9)
+
+    async with asyncio.TaskGroup() as group:
+        ahead = Ahead(table.claim, group.create_task, 3)
+        async with ahead.in_hand():
+            await ahead.next()
+        await ahead.next()  # the first after a quick one
+        for _ in range(10):
+            await asyncio.sleep(0)
+        claimed = table.asked
+
+    assert claimed == 4, "two in hand, two ahead"
+    assert table.most_at_once == 1
+
+
+async def test_behind_an_early_claim_that_finds_nothing_there_is_no_other() -> None:
+    table = Table(last=2)
+
+    async with asyncio.TaskGroup() as group:
+        ahead = Ahead(table.claim, group.create_task, 2)
+        async with ahead.in_hand():
+            await ahead.next()
+        got = [await ahead.next(), await ahead.next(), await ahead.next()]
+
+    assert [None if batch is None else batch.number for batch in got] == [2, None, None]
+    assert table.asked == 3
