@@ -24,6 +24,7 @@ WAYS: dict[str, Callable[[str], Awaitable[Any]]] = {
     "one lane": lambda dsn: framework.run(dsn, framework.move()),
     "two lanes": lambda dsn: framework.run(dsn, framework.move(concurrency=2)),
     "batches": lambda dsn: framework.run(dsn, framework.move(framework.by_batch)),
+    "in sql, two lanes": lambda dsn: framework.run(dsn, framework.in_sql(concurrency=2)),
     "in sql": lambda dsn: framework.run(dsn, framework.in_sql()),
 }
 

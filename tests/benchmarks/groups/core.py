@@ -13,6 +13,7 @@ HAND = "hand-written loop"
 CHUNKS, BY_JOIN, AT_ONCE = "SQL in chunks of 1,000", "the same by join", "SQL in one transaction"
 ONE, TWO = "pg-etl, concurrency 1", "pg-etl, concurrency 2"
 BATCHES, IN_SQL = "pg-etl, batch processor", "pg-etl, SqlProcessor"
+IN_SQL_TWICE = f"{IN_SQL}, two lanes"
 
 
 async def measure(bench: Bench) -> list[Figure]:
@@ -26,6 +27,7 @@ async def measure(bench: Bench) -> list[Figure]:
         apart(bench, TWO, "two lanes", Target(at_least=2.0, against=HAND), Target(at_least=0.9, against=CHUNKS)),
         apart(bench, BATCHES, "batches", Target(at_least=1.1, against=ONE)),
         apart(bench, IN_SQL, "in sql", Target(at_least=0.95, against=CHUNKS)),
+        apart(bench, IN_SQL_TWICE, "in sql, two lanes"),
     ]
     return await bench.race("core", contenders)
 
