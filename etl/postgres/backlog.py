@@ -94,11 +94,18 @@ class SourceBacklog:
 
     async def _counted(self, note: bool, oldest_at: datetime | None) -> Backlog | None:
         """None: it takes too long."""
+        sql = self._table.first_in_line
+        if not (note or self.tells_time or self._database.settings.pooled):
+            try:
+                row = (await self._database.single(sql, COUNTED + 1, timeout=PATIENCE))[0]
+            except TimeoutError:
+                return None
+            return Backlog(row["rows"], oldest_at=oldest_at)
         limit = f"{_limit()}; {self._table.planning}"
 
         async def count(connection: Connection) -> Backlog:
             try:
-                row = await connection.fetchrow(self._table.first_in_line, COUNTED + 1)
+                row = await connection.fetchrow(sql, COUNTED + 1)
             except asyncpg.QueryCanceledError as error:
                 raise _TooSlowError from error
             assert row is not None

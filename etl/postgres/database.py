@@ -162,14 +162,15 @@ class Database:
             finally:
                 _spend(began)
 
-    async def single(self, sql: str, *parameters: Any) -> list[asyncpg.Record]:
+    async def single(self, sql: str, *parameters: Any, timeout: timedelta | None = None) -> list[asyncpg.Record]:
         """One statement that is a transaction by itself. Not behind a pooling proxy, where nobody knows the session's
-        settings."""
+        settings. Raises `TimeoutError` when it takes longer than `timeout`."""
+        limit = None if timeout is None else timeout.total_seconds()
         assert self._pool is not None, "the database is not open"
         async with self._pool.acquire() as connection:
             began = time.perf_counter()
             try:
-                rows: list[asyncpg.Record] = await connection.fetch(sql, *parameters)
+                rows: list[asyncpg.Record] = await connection.fetch(sql, *parameters, timeout=limit)
                 return rows
             except BaseException as error:
                 if not isinstance(error, Exception):

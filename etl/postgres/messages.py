@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import asyncpg
 
 from etl.core.message import Message
 from etl.core.run import CONTINUATION, RECOVERY, Run
@@ -25,14 +27,19 @@ async def take_messages(connection: Connection, run: Run) -> tuple[Message, ...]
     given = await list_messages(connection, run)
     if given or run.trigger in _HEIRS:
         return given
-    await connection.execute(statement("gather_messages"), run.run_id, run.job, run.trigger, MOST_GATHERED)
-    return await list_messages(connection, run)
+    facts = (run.run_id, run.job, run.trigger, MOST_GATHERED)
+    return _in_order(await connection.fetch(statement("gather_messages"), *facts))
 
 
 async def list_messages(connection: Connection, run: Run) -> tuple[Message, ...]:
     """The messages that a run has, in the order they were sent."""
-    rows = await connection.fetch(statement("list_messages"), run.run_id)
-    return tuple(Message(**dict(row)) for row in rows)
+    return _in_order(await connection.fetch(statement("list_messages"), run.run_id))
+
+
+def _in_order(rows: Sequence[asyncpg.Record]) -> tuple[Message, ...]:
+    """As they were sent."""
+    sent = sorted((dict(row) for row in rows), key=lambda row: row.pop("message_id"))
+    return tuple(Message(**row) for row in sent)
 
 
 async def send_message(

@@ -91,9 +91,13 @@ class Runner:
                 redacting(pipeline.redaction),
                 tools.tracing.run(run, **_attributes(run)) as span,
             ):
-                await tools.store.note_trace(run)
+                noting = asyncio.create_task(tools.store.note_trace(run))  # nobody has to wait for that but its end
                 logger.info("run started", extra={"etl": _facts(run, "started")})
-                end = await self._work(pipeline, run, control, manner, accounts)
+                try:
+                    end = await self._work(pipeline, run, control, manner, accounts)
+                    await noting
+                finally:
+                    noting.cancel()
                 if not control.lost:
                     end = replace(end, took=await accounts.close())
                 ended = await self._end(run, end, control)

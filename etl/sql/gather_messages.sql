@@ -1,4 +1,4 @@
--- All messages that wait for a trigger go to a run, equal ones (topic and data) once.
+-- All messages that wait for a trigger go to a run, equal ones (topic and data) once -> these, in no order.
 --   $1 run   $2 job   $3 trigger   $4 how many at most
 WITH waiting AS MATERIALIZED (
     SELECT m.message_id,
@@ -18,3 +18,4 @@ UPDATE etl.message m
    SET run_id = $1, repeats = m.repeats + w.repeats, traceparent = w.traceparent
   FROM waiting w
  WHERE m.message_id = w.message_id AND w.message_id = w.kept
+RETURNING m.message_id, m.topic, m.data, m.published_at, m.repeats, m.traceparent

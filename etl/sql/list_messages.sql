@@ -1,3 +1,3 @@
 -- The messages of a run, in the order they were sent.
 --   $1 run
-SELECT topic, data, published_at, repeats, traceparent FROM etl.message WHERE run_id = $1 ORDER BY message_id
+SELECT message_id, topic, data, published_at, repeats, traceparent FROM etl.message WHERE run_id = $1 ORDER BY message_id
