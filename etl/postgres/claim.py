@@ -46,6 +46,7 @@ class Claimant:
     worker_id: UUID
     batch_size: int
     most_bytes: int | None = None
+    onward: bool = False  # whether rows that this run sets aside lie behind all that it has yet to claim
 
     def selection(self, issues: bool) -> tuple[Any, ...]:
         """The leading parameters of the statements that select rows in question."""
@@ -57,7 +58,8 @@ class Answer:
     """What a claim came to: a batch (or None), what is left to sweep after it, and what was seen on the way.
 
     `issues`: the job has rows set aside in this source. `strangers`: others have ranges reserved. `again`: ask once
-    more, something moved on without giving rows. `busy`: there is a batch in work whose rows come first.
+    more, something moved on without giving rows. `busy`: there is a batch in work whose rows come first. `taken`: the
+    batch is of a vanished holder, and lies anywhere.
     """
 
     batch: Batch | None
@@ -66,6 +68,7 @@ class Answer:
     strangers: bool = False
     again: bool = False
     busy: bool = False
+    taken: bool = False
 
 
 class Claim:
@@ -103,9 +106,15 @@ class Claim:
 
     async def _read_state(self, token: UUID) -> asyncpg.Record:
         table, after = self._table, self._segments[0].after if self._segments else None
-        state = await self._connection.fetchrow(table.claim_state, token, table.name, self._claimant.job, after)
+        facts = (token, table.name, self._claimant.job, after, self._ignored)
+        state = await self._connection.fetchrow(table.claim_state, *facts)
         assert state is not None
         return state
+
+    @property
+    def _ignored(self) -> UUID | None:
+        """The run whose issues cannot be met any more: this one's, while they are all behind it."""
+        return self._claimant.run_id if self._claimant.onward else None
 
     async def _find(self, token: UUID, most: int, state: asyncpg.Record) -> Answer:
         if state["known"] is not None:
@@ -126,7 +135,8 @@ class Claim:
         await self._connection.execute(statement("recount_batch"), token, len(rows))
         batch = self._batch(token, rows, known["crashes"])
         fresh = not known["crashes"] and self._segments  # taken-over ranges lie anywhere and move no sweep
-        return Answer(batch, self._after(known["hi"]) if fresh else self._segments)
+        taken = bool(known["crashes"])
+        return Answer(batch, self._after(known["hi"]) if fresh else self._segments, taken=taken)
 
     async def _take_over(self, expired: UUID, token: UUID, most: int) -> Answer | None:
         """Take the rows of a vanished holder: one piece now, the rest stays reserved for later claims."""
@@ -149,7 +159,7 @@ class Claim:
             await self._insert(uuid4(), None, 0, "expired", lo, victim["hi"], crashes, 0)
         batch = self._batch(token, taken, crashes)
         await self._record(batch, victim["lo"], upto)
-        return Answer(batch, self._segments)
+        return Answer(batch, self._segments, taken=True)
 
     async def _take_next(self, reserved: Sequence[Any], token: UUID, most: int) -> Answer:
         """The next rows in question outside every reserved range, gap by gap."""

@@ -55,6 +55,8 @@ class Claims:
         self._end: Key | None = None
         self._former_hint: Key | None = None
         self.begun_at: datetime | None = None
+        self._sweeps = 0
+        self._onward = False
         self._nothing = False  # nothing to claim, to take over or to settle when the sweep began
         self._swept_by: UUID | None = None  # the claim that took the last row, where nobody else is at it
         self.issues = False
@@ -88,6 +90,8 @@ class Claims:
         """Fix what the sweep covers: every key in question up to the last one there is now."""
         end, hint = await self._database.unit(self._survey, local=self.table.planning)
         self._end, self._former_hint = end, hint
+        self._onward = not (self._sweeps or self.table.leading)
+        self._sweeps += 1
         self._swept_by = None
         self.strangers = self.busy = False
         if end is None:
@@ -115,6 +119,7 @@ class Claims:
             self.issues = answer.issues
             self.strangers = answer.strangers
             self.busy = answer.busy
+            self._onward = self._onward and not answer.taken
             over = answer.batch is not None and not answer.segments and not answer.strangers
             self._swept_by = token if over else None
             if answer.again:
@@ -182,7 +187,7 @@ class Claims:
         return table, await self._claim_from(table, token, most)
 
     async def _claim_from(self, table: UserTable, token: UUID, most: int) -> Answer:
-        claimant = replace(self._claimant, table=table)
+        claimant = replace(self._claimant, table=table, onward=self._onward)
         number = self._numbers.last + 1
 
         async def claim(connection: Connection) -> Answer:

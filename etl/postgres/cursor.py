@@ -53,7 +53,7 @@ class CursorClaim(Claim):
     async def _read_state(self, token: UUID) -> asyncpg.Record:
         table, segment = self._table, self._segments[0] if self._segments else None
         after, last = (segment.after, segment.last) if segment else (None, None)
-        facts = (token, table.name, self._claimant.job, after, last)
+        facts = (token, table.name, self._claimant.job, after, self._ignored, last)
         state = await self._connection.fetchrow(table.claim_state, *facts)
         assert state is not None
         return state

@@ -83,11 +83,11 @@ SELECT {found}.key
         return f"SELECT {what} FROM etl.covered WHERE source = {quote_literal(self.name)} AND after IS NULL"
 
     def _reserved(self, which: str = "") -> str:
-        """Stretches that are covered or in somebody's hands, between $4 and $5 (the sweep's end), with whether each
+        """Stretches that are covered or in somebody's hands, between $4 and $6 (the sweep's end), with whether each
         reaches the end; what began before $4 begins there. Replayed rows lie in ranges that are covered."""
         if self.replay:
             return super()._reserved(" AND b.replay")
-        after, last = self._key_of_json("$4::jsonb"), self._key_of_json("$5::jsonb")
+        after, last = self._key_of_json("$4::jsonb"), self._key_of_json("$6::jsonb")
         lo, hi = self._key_of_json("s.lo"), self._key_of_json("s.hi")
         later = f"s.lo IS NOT NULL AND ($4::jsonb IS NULL OR {lo} > {after})"
         begins = ", ".join(f"{part} NULLS FIRST" for part in self._parts_of_json("s.lo"))

@@ -18,6 +18,7 @@ from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, as_row, q
 from etl.postgres.waiting import WaitingRows
 
 _ISSUE = '"etl:issue"'
+_FEW = 1000  # issues that are looked through one by one
 _PENDING = '"etl:pending"'
 MARKED = '"etl:marked"'
 
@@ -50,7 +51,7 @@ class UserTable(WaitingRows):
     # Settings of the transactions that select rows. A table that was never analysed looks to the server as if next to
     # nothing were pending: it would fetch and sort all that is, for each claim, instead of walking along the key's
     # index and stopping after a batch.
-    planning: ClassVar[str] = "SET LOCAL enable_sort = off"
+    planning: ClassVar[str] = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off"
 
     @property
     def key_signature(self) -> str:
@@ -127,13 +128,16 @@ SELECT {"c" if self.shard is None else "s"}.key, {self._position} AS position, c
 
     @cached_property
     def claim_state(self) -> str:
-        """$1 token, $2 source, $3 job, $4 key to look after (or null) -> known, expired, issues, holders, reserved."""
+        """$1 token, $2 source, $3 job, $4 key to look after (or null), $5 a run whose own issues do not count, as long
+        as they are few (or null) -> known, expired, issues, holders, busy, reserved."""
+        issues = """
+SELECT i.run_id FROM etl.row_issue i WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')"""
         return f"""
 SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
        (SELECT b.token FROM etl.batch b WHERE b.source = {self._lane("$2")} AND b.job = $3 AND b.state = 'expired'
          ORDER BY b.opened_at, b.number LIMIT 1) AS expired,
-       EXISTS (SELECT 1 FROM etl.row_issue i
-                WHERE i.job = $3 AND i.source = $2 AND i.state IN ('open', 'deferred')) AS issues,
+       EXISTS (SELECT 1 FROM ({issues} LIMIT {_FEW}) AS few WHERE few.run_id IS DISTINCT FROM $5::uuid)
+           OR EXISTS ({issues} OFFSET {_FEW} LIMIT 1) AS issues,
        ARRAY(SELECT DISTINCT b.run_id::text FROM etl.batch b
               WHERE b.source = {self._lane("$2")} AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL)
            AS holders,

@@ -18,13 +18,14 @@ import pytest
 from etl import BatchProcessingSource, Context, Pipeline, PostgresSink
 from etl.app import Application, HandControls
 from etl.config import Settings
+from etl.core.batch import Batch, Processed
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.database import Database
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
 from tests.kit import NoTracing
-from tests.protocol import Holder, Scene, faulty, ids, open_scene
+from tests.protocol import Holder, Scene, failing, faulty, ids, open_scene
 
 
 @pytest.fixture
@@ -599,3 +600,102 @@ async def test_rows_behind_the_hint_are_not_overlooked_by_a_batch_that_is_not_fu
 
     assert claimed == [[21, 22, 23], [4]]
     assert await holder.claim() is None
+
+
+# Rows that the run itself has set aside
+
+
+def _refusing(batch: Batch, *keys: int) -> Processed:
+    return failing(batch, dict.fromkeys(keys, ValueError("no")))
+
+
+async def test_what_a_run_has_set_aside_behind_it_does_not_make_its_claims_look_at_issues(scene: Scene) -> None:
+    await scene.fill(10)
+    holder = await scene.run(batch_size=5)
+    batch = await holder.must_claim()
+    await holder.complete(batch, _refusing(batch, 3))
+
+    second = await holder.must_claim()
+
+    assert ids(second) == [6, 7, 8, 9, 10]
+    assert holder.claims._claims.issues is False
+
+
+async def test_what_another_run_has_set_aside_meanwhile_is_left_alone(scene: Scene) -> None:
+    await scene.fill(15)
+    one, other = await scene.run(batch_size=5), await scene.run(batch_size=5)
+    first = await one.must_claim()
+    theirs = await other.must_claim()
+    await other.complete(theirs, _refusing(theirs, 7))
+    await one.complete(first)
+
+    second = await one.must_claim()
+
+    assert ids(theirs) == [6, 7, 8, 9, 10]
+    assert ids(second) == [11, 12, 13, 14, 15]
+    assert await one.claim() is None
+
+
+async def _left_over(scene: Scene, last: int) -> None:
+    """Rows 6 to `last` were in the hands of a run that died; more rows, up to 15, have come behind them."""
+    await scene.fill(last)
+    victim = await scene.run(batch_size=5)
+    await victim.complete(await victim.must_claim())
+    await victim.must_claim()
+    await victim.die()
+    await scene.add(last + 1, 15)
+
+
+async def test_what_a_run_sets_aside_of_a_range_it_took_over_is_not_met_again(scene: Scene) -> None:
+    await _left_over(scene, 10)
+    heir = await scene.run(batch_size=5)
+
+    claimed: list[int] = []
+    while (batch := await heir.claim()) is not None:
+        claimed += ids(batch)
+        await heir.complete(batch, _refusing(batch, 7))
+
+    assert claimed == [*range(6, 16)]
+
+
+async def test_a_range_taken_over_by_a_claim_whose_answer_was_lost_is_not_met_again_either(
+    scene: Scene, where: Where
+) -> None:
+    await _left_over(scene, 6)
+    async with faulty(where) as (proxy, database):
+        heir = await scene.run(batch_size=5, database=database)
+        lost = proxy.cut(Cut.AFTER, at="^COMMIT")
+
+        claimed: list[int] = []
+        while (batch := await heir.claim()) is not None:
+            claimed += ids(batch)
+            await heir.complete(batch, _refusing(batch, 6))
+
+        assert lost.fired
+    assert claimed == [*range(6, 16)]
+
+
+async def test_a_run_that_sweeps_again_leaves_alone_what_it_has_set_aside(scene: Scene) -> None:
+    await scene.fill(5)
+    holder = await scene.run(batch_size=5)
+    batch = await holder.must_claim()
+    await holder.complete(batch, _refusing(batch, 3))
+    assert await holder.claim() is None
+
+    await holder.claims.begin_sweep(use_hint=False)
+
+    assert await holder.claim() is None
+    assert await scene.pending() == [3]
+
+
+async def test_where_rows_come_by_priority_what_a_run_has_set_aside_is_not_taken_again(scene: Scene) -> None:
+    await scene.fill(6)
+    await scene.execute("ALTER TABLE src ADD priority int NOT NULL DEFAULT 1")
+    holder = await scene.run(source=await scene.source("src", order_by="priority"), batch_size=3)
+    first = await holder.must_claim()
+    await holder.complete(first, _refusing(first, 2))
+
+    second = await holder.must_claim()
+
+    assert ids(first) == [1, 2, 3]
+    assert ids(second) == [4, 5, 6]
