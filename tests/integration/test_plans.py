@@ -222,6 +222,23 @@ async def test_the_cost_of_a_claim_does_not_grow_with_what_is_done(scene: Scene,
     assert late.ways == with_history.ways == {"Index Scan src_pending"}
 
 
+async def test_issues_are_looked_up_by_their_index_however_few_they_are(scene: Scene) -> None:
+    """The server keeps the plan that it made when there were so few that it would rather have read all of them."""
+    await _large_table(scene, "true", rows=20_000)
+    await scene.execute(_SET_ASIDE)
+    await scene.execute("ANALYZE src; ANALYZE etl.row_issue")
+    holder = await scene.run(batch_size=BATCH, sink=None)
+    table = holder.claimant.table
+
+    async with scene.database.transaction(local=table.planning) as connection:
+        sql = "EXPLAIN " + table.next_rows(after=False, before=False)
+        plan = await connection.fetch(sql, *holder.claimant.selection(True), BATCH, ["20000"])
+
+    text = "\n".join(row[0] for row in plan)
+    assert "Index Scan using row_issue_open" in text
+    assert "Seq Scan" not in text
+
+
 async def test_a_replay_looks_its_rows_up_by_key(scene: Scene) -> None:
     """Whatever the planner thinks of issues that were asked back a moment ago: it never walks the user's table."""
     await _large_table(scene, "true", rows=20_000)
@@ -257,6 +274,15 @@ INSERT INTO etl.row_issue (job, source, key, version, state, held, run_id, token
 SELECT 'job', 'public.src', jsonb_build_array((g * 40)::text), '1', 'open', true, $1::uuid, gen_random_uuid(), 'stage',
        'ValueError', 'no', 1, $1
   FROM generate_series(1, 500) g
+"""
+
+
+# A few rows in quarantine.
+_SET_ASIDE = """
+INSERT INTO etl.row_issue (job, source, key, version, state, held, run_id, token, stage, error_type, message, attempts)
+SELECT 'job', 'public.src', jsonb_build_array((g * 50)::text), '1', 'open', true, gen_random_uuid(), gen_random_uuid(),
+       'stage', 'ValueError', 'no', 1
+  FROM generate_series(1, 10) g
 """
 
 
