@@ -72,11 +72,11 @@ class Bench:
         return self.machine.since(before)
 
     async def race(
-        self, group: str, contenders: Sequence[Contender], *, most_rounds: int | None = None
+        self, group: str, contenders: Sequence[Contender], *, most_rounds: int | None = None, times: int = 1
     ) -> list[Figure]:
-        """Every contender once a round, in random order."""
+        """Every contender once a round, in random order. `times` as many rounds as asked for."""
         samples: dict[str, list[Sample]] = {each.name: [] for each in contenders}
-        rounds = min(self.rounds, most_rounds or self.rounds)
+        rounds = min(self.rounds, most_rounds or self.rounds) * times
         for number in range(1, rounds + 1):
             for each in self.dice.sample(contenders, len(contenders)):
                 await each.prepare()
