@@ -13,7 +13,7 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from etl.core.trace import SpanRecord
@@ -86,6 +86,8 @@ class RunTrace:
         self._changed: set[tuple[int, str, str]] = set()
         self._waiting: dict[str, SpanRecord] = {}
         self._gone: set[str] = set()
+        self._interval = 0
+        self._begun_at = self._over_at = started_at  # of that interval; as long as they are equal it is not known
         self.lost = 0
 
     def add(self, unit: Unit, span: SpanRecord) -> None:
@@ -161,9 +163,10 @@ class RunTrace:
 
     def _fold(self, spans: Iterable[SpanRecord]) -> None:
         for span in spans:
-            age = (span.started_at - self._started_at).total_seconds()
+            if not self._begun_at <= span.started_at < self._over_at:
+                self._find_interval(span.started_at)
             name, label = self._told_apart(span)
-            key = (interval(age), name, label)
+            key = (self._interval, name, label)
             found = self._folded.get(key)
             if found is None:
                 span_id = _id_of(f"{self._trace_id}/{self._root_id}/{key}")
@@ -171,6 +174,14 @@ class RunTrace:
             else:
                 _count_in(found, span)
             self._changed.add(key)
+
+    def _find_interval(self, moment: datetime) -> None:
+        """Which interval that is in, and until when others are: most spans come one after the other."""
+        self._interval = number = interval((moment - self._started_at).total_seconds())
+        self._begun_at = self._over_at = moment
+        if number < _EVEN // _WIDTH:
+            self._begun_at = self._started_at + timedelta(seconds=number * _WIDTH)
+            self._over_at = self._begun_at + timedelta(seconds=_WIDTH)
 
     def _told_apart(self, span: SpanRecord) -> tuple[str, str]:
         """Name and label under which a span is folded; what there are too many of is all one."""
@@ -215,20 +226,30 @@ def _first_of(span: SpanRecord, name: str, span_id: str, parent_id: str | None) 
 
 
 def _count_in(folded: SpanRecord, span: SpanRecord) -> None:
-    ended_at = max(folded.ended_at, span.ended_at)
-    folded.started_at = min(folded.started_at, span.started_at)
-    folded.duration_s = (ended_at - folded.started_at).total_seconds()
+    later = (span.started_at - folded.started_at).total_seconds()
+    if later < 0:
+        folded.started_at = span.started_at
+        folded.duration_s = max(folded.duration_s - later, span.duration_s)
+    else:
+        folded.duration_s = max(folded.duration_s, later + span.duration_s)
     folded.folded += span.folded or 1
     facts, its = folded.attributes, span.attributes
-    facts["etl.folded.total_s"] += its.get("etl.folded.total_s", span.duration_s)
-    facts["etl.folded.max_s"] = max(facts["etl.folded.max_s"], its.get("etl.folded.max_s", span.duration_s))
-    facts["etl.folded.failed"] += its.get("etl.folded.failed", int(span.failed))
+    total, longest, failed = span.duration_s, span.duration_s, int(span.failed)
+    if span.folded:
+        total, longest = its["etl.folded.total_s"], its["etl.folded.max_s"]
+        failed = its["etl.folded.failed"]
+    facts["etl.folded.total_s"] += total
+    facts["etl.folded.max_s"] = max(facts["etl.folded.max_s"], longest)
+    facts["etl.folded.failed"] += failed
     if isinstance(rows := its.get("etl.rows"), int):
         facts["etl.rows"] = facts.get("etl.rows", 0) + rows
 
 
 def _label(span: SpanRecord) -> str:
-    return next((str(span.attributes[name]) for name in _LABELS if name in span.attributes), "")
+    for name in _LABELS:
+        if name in span.attributes:
+            return str(span.attributes[name])
+    return ""
 
 
 def _id_of(key: str) -> str:

@@ -73,6 +73,11 @@ class StageCounts:
     calls: dict[int, int] = field(default_factory=dict)
     waited_s: float = 0.0
 
+    @property
+    def fanned_out(self) -> int:
+        """Rows that came out beyond one for each that was not filtered or quarantined: calls that returned several."""
+        return max(0, self.rows_out - (self.rows_in - self.filtered - self.quarantined)) if self.rows_in else 0
+
     def add(self, other: StageCounts) -> None:
         """Add the same stage's part in another batch."""
         self.rows_in += other.rows_in

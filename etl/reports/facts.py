@@ -107,12 +107,14 @@ def report_facts(report: RunReport, commands: Sequence[str] = ()) -> dict[str, A
                 "in": stage.rows_in,
                 "out": stage.rows_out,
                 "filtered": stage.filtered,
+                "fanned_out": stage.fanned_out,
                 "retried": stage.retried,
                 "quarantined": stage.quarantined,
                 "busy_s": stage.busy_s,
                 "waited_s": stage.waited_s,
                 "p50_s": quantile(stage.calls, 0.5),
                 "p95_s": quantile(stage.calls, 0.95),
+                "max_s": quantile(stage.calls, 1.0),
             }
             for stage in report.stages
         ],

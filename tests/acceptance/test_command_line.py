@@ -454,7 +454,7 @@ async def test_a_report_is_of_the_newest_run_or_of_the_one_whose_id_begins_so(sh
     }
     assert ["cron"] * 3 == [each["trigger"] for each in newest.json["outlook"]["fire_times"]]
     assert ["claim", "act", "-> dst"] == [stage["name"] for stage in newest.json["stages"]]
-    keys = "name in out filtered retried quarantined busy_s waited_s p50_s p95_s"
+    keys = "name in out filtered fanned_out retried quarantined busy_s waited_s p50_s p95_s max_s"
     assert all(keys.split() == list(stage) for stage in newest.json["stages"])
     assert 0 == named.code
     assert named.out.startswith(f"copy   run {run['run_id']}   SUCCEEDED\nFinished: 10 of 10 rows written.\n")

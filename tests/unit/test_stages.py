@@ -112,3 +112,17 @@ def test_adding_up_changes_nothing_that_was_added() -> None:
     fold_stages([[first], [stage("claim", 10)]])
 
     assert first == stage("claim", 1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        (StageCounts("claim", rows_out=10), 0),
+        (StageCounts("plain", rows_in=10, rows_out=7, filtered=2, quarantined=1), 0),
+        (StageCounts("split", rows_in=4, rows_out=9, filtered=1, quarantined=1), 7),
+        (StageCounts("one statement", rows_in=10, rows_out=3), 0),
+    ],
+    ids=lambda value: value.name if isinstance(value, StageCounts) else "",
+)
+def test_rows_beyond_one_for_each_that_went_on_were_fanned_out(counts: StageCounts, expected: int) -> None:
+    assert expected == counts.fanned_out
