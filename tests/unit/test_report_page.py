@@ -114,6 +114,19 @@ def test_markup_in_data_is_text(text: str) -> None:
     assert seen.text.count(text) >= 100
 
 
+def test_rows_that_a_stage_fanned_out_have_a_column_where_there_are_any() -> None:
+    claim, geocode, *others = REPORT.stages
+    split = replace(geocode, rows_out=geocode.rows_in - geocode.filtered - geocode.quarantined + 77)
+
+    plain, fanned = (
+        page(replace(DETAIL, report=replace(REPORT, stages=[claim, stage, *others]))) for stage in (geocode, split)
+    )
+
+    assert "fanned out" not in plain
+    assert 1 == fanned.count('<th scope="col" class="n">fanned out</th>')
+    assert 1 == fanned.count('<td class="n">77</td>')
+
+
 def test_the_table_of_stages_tells_what_each_of_them_waited() -> None:
     claim, geocode, *others = REPORT.stages
     stages = [claim, replace(geocode, waited_s=45.2), *others]
