@@ -66,6 +66,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self._news = False  # whether something was heard of, of messages most likely
+        self._unlooked = False  # whether a message came first the last time; many must not keep all else waiting
         self._active: dict[asyncio.Task[None], tuple[Run, RunControl]] = {}
 
     def stop(self) -> None:
@@ -114,8 +115,10 @@ class Worker:
     async def _schedule(self) -> None:
         """Fire what is due, start what is queued, sleep until there is more."""
         self._wake.clear()  # what is heard of from now on may be too late for this look
-        if self._news and self._idle and await self._serve_messages():
+        if self._news and self._idle and not self._unlooked and await self._serve_messages():
+            self._unlooked = True
             return
+        self._unlooked = False
         wake = await self._schedules.wake()
         fired = 0
         if wake.due_in is not None and wake.due_in <= 0:
