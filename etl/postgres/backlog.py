@@ -98,9 +98,11 @@ class SourceBacklog:
         if not (note or self.tells_time or self._database.settings.pooled):
             try:
                 row = (await self._database.single(sql, COUNTED + 1, timeout=PATIENCE))[0]
+                return Backlog(row["rows"], oldest_at=oldest_at)
             except TimeoutError:
                 return None
-            return Backlog(row["rows"], oldest_at=oldest_at)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                logger.debug("the backlog of %s is counted again: the connection was lost", self._table.name)
         limit = f"{_limit()}; {self._table.planning}"
 
         async def count(connection: Connection) -> Backlog:

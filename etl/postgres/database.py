@@ -195,7 +195,7 @@ class Database:
         return await self._patiently(attempt, self.settings.patience if patience is None else patience)
 
     async def query(self, sql: str, *parameters: Any) -> list[asyncpg.Record]:
-        """A unit of one statement: one round trip in place of three, but behind a pooling proxy."""
+        """A unit of one statement, as safe to repeat: one round trip in place of three, but behind a pooling proxy."""
         if self.settings.pooled:
             return await self.unit(lambda connection: connection.fetch(sql, *parameters))
         return await self._patiently(lambda: self.single(sql, *parameters), self.settings.patience)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -20,7 +21,9 @@ from etl.postgres.backlog import SourceBacklog
 from etl.postgres.database import Database
 from tests.benchmarks.server_log import kind
 from tests.conftest import LEASE, Where
+from tests.faults import Cut
 from tests.kit import NoTracing
+from tests.protocol import faulty, open_scene
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -253,3 +256,19 @@ async def test_a_run_that_finds_nothing_costs_three_statements_beside_its_histor
     asked = [sql for sql in work if sql.split()[0] not in ("BEGIN", "COMMIT", "SET", "ROLLBACK")]
     assert (Backlog(0), Backlog(0)) == (ended.backlog_before, ended.backlog_after)
     assert 0 < len(asked) <= 3, asked
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER])
+async def test_a_connection_that_is_lost_costs_no_number(where: Where, database: Database, cut: Cut) -> None:
+    async with open_scene(where, database) as scene:
+        await scene.fill(7)
+        table = await scene.source("src")
+        async with faulty(where) as (proxy, through):
+            book = SourceBacklog(through, table, uuid4())
+            book.found(7)
+            lost = proxy.cut(cut, at=r"count\(\*\) AS rows")
+
+            left = await book.now()
+
+    assert lost.fired
+    assert left == Backlog(7)
