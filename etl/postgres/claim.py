@@ -134,9 +134,10 @@ class Claim:
         rows = await self._rows_between(known["lo"], known["hi"], limit=None)
         await self._connection.execute(statement("recount_batch"), token, len(rows))
         batch = self._batch(token, rows, known["crashes"])
-        fresh = not known["crashes"] and self._segments  # taken-over ranges lie anywhere and move no sweep
         taken = bool(known["crashes"])
-        return Answer(batch, self._after(known["hi"]) if fresh else self._segments, taken=taken)
+        if taken or not self._segments:  # taken-over ranges lie anywhere and move no sweep
+            return Answer(batch, self._segments, taken=taken)
+        return Answer(batch, self._after(known["hi"]))
 
     async def _take_over(self, expired: UUID, token: UUID, most: int) -> Answer | None:
         """Take the rows of a vanished holder: one piece now, the rest stays reserved for later claims."""

@@ -71,7 +71,7 @@ async def _planned(connection: Connection, table: UserTable, job: str, most: int
     if keys is None:
         problem = "Not planned: the run claimed nothing and nothing is pending, so there are no keys to plan it for."
         return ClaimPlan(sql.strip(), told, problem=problem)
-    await connection.execute(table.planning)
+    await connection.execute(table.claiming)
     lines = await connection.fetch(f"EXPLAIN {sql}", *given)
     return ClaimPlan(sql.strip(), told, "\n".join(line[0] for line in lines))
 

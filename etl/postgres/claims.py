@@ -193,7 +193,7 @@ class Claims:
         async def claim(connection: Connection) -> Answer:
             return await self.claim_type(connection, claimant, self._segments, number).answer(token, most)
 
-        return await self._database.unit(claim, local=self.table.planning)
+        return await self._database.unit(claim, local=self.table.claiming)
 
     async def _read_query(self, table: UserTable, batch: Batch, positions: range) -> None:
         """Fill in what the query gives for the claimed keys; other than one readable row is that row's own failure."""

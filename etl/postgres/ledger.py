@@ -30,6 +30,7 @@ class LedgerTable(UserTable):
 
     estimable: ClassVar[bool] = False  # how many of the rows are in the ledger, it cannot know
     planning: ClassVar[str] = f"{UserTable.planning}; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+    claiming: ClassVar[str] = planning
 
     @cached_property
     def sweep_end(self) -> str:

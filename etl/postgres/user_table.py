@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 from etl.core.table import Column, quote_identifier
 from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, as_row, quote_literal
@@ -47,11 +46,6 @@ class UserTable(WaitingRows):
     shards: tuple[Shard, ...] = ()
     shard: Shard | None = None
     in_turn: bool = False
-
-    # Settings of the transactions that select rows. A table that was never analysed looks to the server as if next to
-    # nothing were pending: it would fetch and sort all that is, for each claim, instead of walking along the key's
-    # index and stopping after a batch.
-    planning: ClassVar[str] = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off"
 
     @property
     def key_signature(self) -> str:

@@ -646,14 +646,20 @@ async def _left_over(scene: Scene, last: int) -> None:
     await scene.add(last + 1, 15)
 
 
+async def _claimed_by(heir: Holder, *, refused: int) -> list[int]:
+    """All that a run claims, one row of which it sets aside each time."""
+    claimed: list[int] = []
+    while (batch := await heir.claim()) is not None:
+        claimed += ids(batch)
+        await heir.complete(batch, _refusing(batch, refused))
+    return claimed
+
+
 async def test_what_a_run_sets_aside_of_a_range_it_took_over_is_not_met_again(scene: Scene) -> None:
     await _left_over(scene, 10)
     heir = await scene.run(batch_size=5)
 
-    claimed: list[int] = []
-    while (batch := await heir.claim()) is not None:
-        claimed += ids(batch)
-        await heir.complete(batch, _refusing(batch, 7))
+    claimed = await _claimed_by(heir, refused=7)
 
     assert claimed == [*range(6, 16)]
 
@@ -666,10 +672,7 @@ async def test_a_range_taken_over_by_a_claim_whose_answer_was_lost_is_not_met_ag
         heir = await scene.run(batch_size=5, database=database)
         lost = proxy.cut(Cut.AFTER, at="^COMMIT")
 
-        claimed: list[int] = []
-        while (batch := await heir.claim()) is not None:
-            claimed += ids(batch)
-            await heir.complete(batch, _refusing(batch, 6))
+        claimed = await _claimed_by(heir, refused=6)
 
         assert lost.fired
     assert claimed == [*range(6, 16)]

@@ -230,7 +230,7 @@ async def test_issues_are_looked_up_by_their_index_however_few_they_are(scene: S
     holder = await scene.run(batch_size=BATCH, sink=None)
     table = holder.claimant.table
 
-    async with scene.database.transaction(local=table.planning) as connection:
+    async with scene.database.transaction(local=table.claiming) as connection:
         sql = "EXPLAIN " + table.next_rows(after=False, before=False)
         plan = await connection.fetch(sql, *holder.claimant.selection(True), BATCH, ["20000"])
 
