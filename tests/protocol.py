@@ -35,6 +35,7 @@ from etl.postgres.database import Database
 from etl.postgres.one_statement import RowWriter
 from etl.postgres.resolution import resolve_sink, resolve_source
 from etl.postgres.run_store import PostgresRunStore
+from etl.postgres.sql_stage import SqlStage
 from etl.postgres.table_writer import TableWriter
 from etl.postgres.user_table import UserTable
 from tests.conftest import LEASE, Where
@@ -175,7 +176,7 @@ class Scene:
         job: str = "job",
         *,
         source: UserTable | None = None,
-        sink: str | None = "dst",
+        sink: str | SqlStage | None = "dst",
         sink_key: str | tuple[str, ...] | None = None,
         batch_size: int = 10,
         database: Database | None = None,
@@ -191,8 +192,8 @@ class Scene:
         request = RunRequest(uuid4(), job, trigger, overlap_key=f"{job}-{worker.host}")
         run = await self.store.start(request, worker, LEASE)
         assert isinstance(run, Run)
-        writer: RowWriter | None = None
-        if sink is not None:
+        writer: RowWriter | SqlStage | None = sink if isinstance(sink, SqlStage) else None
+        if isinstance(sink, str):
             declared = PostgresSink(sink, key=sink_key)
             writer, _ = await self.database.unit(lambda connection: resolve_sink(connection, declared))
             # `remember` would keep `src` from it; but that trigger only looks at its own row.
@@ -237,7 +238,7 @@ class Holder:
     run: Run
     worker: WorkerIdentity
     claimant: Claimant
-    writer: RowWriter | None
+    writer: RowWriter | SqlStage | None
     database: Database
     claims: ClaimedTable
 

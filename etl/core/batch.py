@@ -92,3 +92,8 @@ class Processed:
     failures: dict[int, Failure] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
     stages: list[StageCounts] = field(default_factory=list)
+
+    @property
+    def with_results(self) -> list[int]:
+        """The positions of the rows that something came of, each once, in order."""
+        return sorted({position for position, _ in self.outputs})

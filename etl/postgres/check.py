@@ -24,7 +24,7 @@ from etl.postgres.faults import classify, hint_of, said
 from etl.postgres.ledger import LedgerTable
 from etl.postgres.one_statement import RowWriter
 from etl.postgres.resolution import Resolved, resolve_sink, resolve_source
-from etl.postgres.sql_stage import SqlStage
+from etl.postgres.sql_stage import SqlStage, inserts_beside
 from etl.postgres.user_table import UserTable
 
 _REMEDIES = {
@@ -101,6 +101,8 @@ class _Check:
             prepared = await self._try("SqlProcessor", writer.sql, parameters=len(source.row_key))
             if prepared is not None and not prepared.get_parameters():
                 self._fault("SqlProcessor", "says $keys in a string or a comment only", "write WHERE id = ANY($keys)")
+            elif prepared is not None and facts is not None:
+                writer.beside = await inserts_beside(self._connection, sink.sql, facts.oid)
         if isinstance(sink, TableSink):
             async with self._noting():
                 writer, sink_facts = await resolve_sink(self._connection, sink, facts)

@@ -191,8 +191,13 @@ class Completion:
             return
         if self._checks_late:
             await connection.execute("SET CONSTRAINTS ALL DEFERRED")
-        taken = await self._mark(connection, positions)
-        rows_in, rows_out = await self._write(connection, progress, taken)
+        if self._writes_first:
+            taken = await self._hold(connection, positions)
+            rows_in, rows_out = await self._write(connection, progress, taken)
+            await self._mark(connection, sorted(taken))
+        else:
+            taken = await self._mark(connection, positions)
+            rows_in, rows_out = await self._write(connection, progress, taken)
         await self._check_now(connection)
         progress.sink.rows_in += rows_in
         progress.sink.rows_out += rows_out
@@ -200,6 +205,18 @@ class Completion:
         progress.filtered |= taken - self._with_output
         if len(taken) < len(positions):
             progress.vanished.update(position for position in positions if position not in taken)
+
+    @property
+    def _writes_first(self) -> bool:
+        """Whether the results have to come about before the rows are marked, as they do in one statement with that: a
+        statement of the user's sees the rows as they were claimed then."""
+        writer, table = self._finishing.writer, self._finishing.table
+        return isinstance(writer, SqlStage) and writer.beside and table is not None and bool(table.done)
+
+    async def _hold(self, connection: Connection, positions: Sequence[int]) -> set[int]:
+        """Lock rows; those that are still as they were claimed."""
+        held = await connection.fetch(self._table.held, *self._parameters(positions))
+        return {positions[row[0]] for row in held}
 
     async def _write(self, connection: Connection, progress: _Progress, taken: set[int]) -> tuple[int, int]:
         """Write what became of these rows; how many results there were, and how many rows were written."""
@@ -209,7 +226,7 @@ class Completion:
             return len(rows), len(rows)
         started = time.perf_counter()
         if isinstance(writer, SqlStage):
-            positions = sorted(taken & self._with_output)
+            positions = [position for position in self._processed.with_results if position in taken]
             written = await writer.apply(connection, self._row_keys(positions))
         else:
             await writer.write(connection, rows)
@@ -237,6 +254,8 @@ class Completion:
 
     async def _mark(self, connection: Connection, positions: Sequence[int]) -> set[int]:
         """Mark rows done; those that were still as they had been claimed."""
+        if not positions:
+            return set()
         bounds = [self._batch.key(positions[0]), self._batch.key(positions[-1])]
         marked = await connection.fetchrow(self._table.complete, *self._parameters(positions), *bounds)
         assert marked is not None

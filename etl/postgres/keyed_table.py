@@ -107,6 +107,13 @@ class KeyedTable:
         return f'(SELECT jsonb_build_array({parts}) AS key FROM {rows}) AS "etl:keys"'
 
     @property
+    def handled_arrays(self) -> str:
+        """The keys of the rows in hand, an array of its type for each column that identifies them."""
+        return ", ".join(
+            f"{self._array(n, column)}::{column.type}[]" for n, column in self._numbered if column in self.row_key
+        )
+
+    @property
     def _how_many(self) -> str:
         """The number of rows in hand."""
         return f"cardinality({self._array(1, self.key[0])})"

@@ -21,6 +21,7 @@ from etl.core.batch import Batch, Failure, Processed
 from etl.core.counts import Counts
 from etl.core.stages import StageCounts
 from etl.postgres.database import Connection
+from etl.postgres.keyed_table import row_parameters
 from etl.postgres.quarantine import Snapshot, told_of
 from etl.postgres.sql_stage import SqlStage
 from etl.postgres.statements import statement
@@ -33,7 +34,7 @@ _WRITTEN = '"etl:written"'
 
 
 class Insertion(NamedTuple):
-    """An INSERT of all results; its parameters are numbered from where it was asked to begin."""
+    """An INSERT of all results that returns a row for each; its parameters are numbered from where it was told."""
 
     sql: str
     parameters: list[Any]
@@ -88,7 +89,9 @@ def may_be_one_statement(finishing: Finishing, batch: Batch, processed: Processe
     table = finishing.table
     if table is None or not table.done or table.table.deferred_constraints or table.replay:
         return False
-    if isinstance(finishing.writer, SqlStage) or (processed.failures and not may_set_aside(table)):
+    if isinstance(finishing.writer, SqlStage) and not finishing.writer.beside:
+        return False
+    if processed.failures and not may_set_aside(table):
         return False
     return len(batch) > len(processed.failures)
 
@@ -106,7 +109,6 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     """
     table, writer = finishing.table, finishing.writer
     assert table is not None
-    assert not isinstance(writer, SqlStage)
     failed, refused = aside.failures, aside.refused
     done = range(len(batch)) if not failed else [n for n in range(len(batch)) if n not in failed]
     if not done:
@@ -144,15 +146,25 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     numbered = {name: f"${number}" for number, name in enumerate(own, start=len(parameters) + 1)}
     parameters += own.values()
     parts = _set_aside(finishing, batch, aside, parameters)
-    insertion = None
-    if writer is not None and results:
+    insertion: Insertion | None = None
+    if isinstance(writer, SqlStage):
+        insertion = _work_in_sql(writer, table, batch, processed, len(parameters) + 1)
+    elif writer is not None and results:
         insertion = writer.insertion(results, len(parameters) + 1, f"EXISTS (SELECT FROM {_FENCE})")
         if insertion is None:
             return None
+    if insertion is not None:
         parameters += insertion.parameters
-    return OneStatement(
-        _composed(table, numbered, None if insertion is None else insertion.sql, parts), parameters, counts
-    )
+    return OneStatement(_composed(table, numbered, insertion, parts, isinstance(writer, SqlStage)), parameters, counts)
+
+
+def _work_in_sql(stage: SqlStage, table: UserTable, batch: Batch, processed: Processed, first: int) -> Insertion | None:
+    """The user's statement, for the rows that have a result; None if there are none."""
+    kept = processed.with_results
+    if len(kept) == len(batch):
+        return Insertion(stage.part(table.handled_arrays), [])
+    keys = row_parameters(batch, kept)[table.leading : -1]
+    return Insertion(stage.part(stage.arrays(first)), keys) if kept else None
 
 
 def _set_aside(finishing: Finishing, batch: Batch, aside: Aside, parameters: list[Any]) -> str:
@@ -179,22 +191,25 @@ def _renumbered(sql: str, by: int) -> str:
     return re.sub(r"\$(\d+)", lambda match: f"${int(match[1]) + by}", sql)
 
 
-def _composed(table: UserTable, own: Mapping[str, str], insertion: str | None, aside: str) -> str:
-    """Results are written first: a row that the sink refuses has cost no marks then."""
+def _composed(table: UserTable, own: Mapping[str, str], insertion: Insertion | None, aside: str, counted: bool) -> str:
+    """Results are written first: a row that the sink refuses has cost no marks then. `counted`: only the server knows
+    how many were written."""
     stages, written, condition = f"{own['stages']}::jsonb", "", f"EXISTS (SELECT FROM {_FENCE})"
     if insertion is not None:
         condition = '(SELECT took IS NOT NULL FROM "etl:timed")'
         written = f"""
 ), {_WRITTEN} AS (
-{insertion} RETURNING 1
+{insertion.sql}
 ), "etl:timed" AS MATERIALIZED (
-SELECT extract(epoch FROM clock_timestamp() - max(at))::float8 AS took
+SELECT extract(epoch FROM clock_timestamp() - max(at))::float8 AS took, max(count) AS count
   FROM {_FENCE}, (SELECT count(*) FROM {_WRITTEN}) AS all_of_it"""
         took = '(SELECT took FROM "etl:timed")'
         stages = (
             f"jsonb_set(jsonb_set({stages}, '{{-1,busy_s}}', to_jsonb(round({took}::numeric, 6))),"
             f" '{{-1,calls}}', jsonb_build_object({BUCKET.format(took)}, 1))"
         )
+        if counted:
+            stages = f"jsonb_set({stages}, '{{-1,out}}', to_jsonb((SELECT count FROM \"etl:timed\")))"
     return f"""
 WITH {_FENCE} AS MATERIALIZED (
 SELECT clock_timestamp() AS at FROM etl.batch WHERE token = {own["token"]}::uuid AND state = 'open' FOR UPDATE{written}

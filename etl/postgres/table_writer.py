@@ -98,7 +98,7 @@ class TableWriter:
             return None
         ways = tuple(map(travel, described, group.cells))
         sql = self._insert_sql(group, described, ways, arranged=False, first=first, condition=condition)
-        return Insertion(sql, list(map(as_parameter, described, ways, group.cells)))
+        return Insertion(f"{sql} RETURNING 1", list(map(as_parameter, described, ways, group.cells)))
 
     def _described(self, group: Group) -> list[Column]:
         return [self._table.columns[name] for name in group.columns]

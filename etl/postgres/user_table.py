@@ -238,15 +238,20 @@ SELECT {HANDLED}.{ORDINAL} - 1
 """
 
     @cached_property
-    def lockable(self) -> str | None:
-        """keys, versions -> positions of the rows still as they were claimed and not locked by another session. None:
-        nobody's lock is in the way of completing them."""
+    def held(self) -> str:
+        """keys, versions -> positions of the rows still as they were claimed, locked."""
         return f"""
 SELECT {HANDLED}.{ORDINAL} - 1
   FROM {self._handled()}
   JOIN {self._table} ON {self._matches}
-   FOR NO KEY UPDATE OF {self._alias} SKIP LOCKED
+   FOR NO KEY UPDATE OF {self._alias}
 """
+
+    @cached_property
+    def lockable(self) -> str | None:
+        """keys, versions -> positions of the rows still as they were claimed and not locked by another session. None:
+        nobody's lock is in the way of completing them."""
+        return f"{self.held} SKIP LOCKED"
 
     @cached_property
     def settled_elsewhere(self) -> str:
