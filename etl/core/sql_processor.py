@@ -19,8 +19,9 @@ class SqlProcessor(Sink):
     `$keys` is the keys of the batch's rows: an array of the key column's type, or for a key of several columns as many
     arrays, to be written `unnest($keys)`. The statement should not ask for what `done` sets: an INSERT into another
     table (one without triggers, rules and policies) goes into one statement with the marking and sees the rows as they
-    were claimed; any other statement sees them marked. It ends the pipeline. Without processors before it no row leaves the server; with them, it gets
-    the keys of the rows that they let through. A row that the statement fails on is found by halving, like in any sink.
+    were claimed; any other statement sees them marked. It ends the pipeline. Without processors before it no row leaves
+    the server; with them, it gets the keys of the rows that they let through. A row that the statement fails on is
+    found by halving, like in any sink.
 
     Raises `ConfigurationError` for a statement without `$keys`.
     """
