@@ -127,8 +127,7 @@ class KeyedTable:
         """Keys as the statements take them. What needs no quotes goes as one text, for which the driver does not have
         to look at each value."""
         return [
-            _array_literal(values) if _is_bare(column) else values
-            for column, values in zip(self.key, keys, strict=True)
+            array_literal(values) if _is_bare(column) else values for column, values in zip(self.key, keys, strict=True)
         ]
 
     def _handled_key(self, column: Column, number: int) -> str:
@@ -178,10 +177,11 @@ def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
     The versions go as one text: the driver takes a microsecond for each number of an array.
     """
     if len(positions) == len(batch):
-        return [*batch.keys, _array_literal(map(str, batch.versions))]
+        return [*batch.keys, array_literal(map(str, batch.versions))]
     keys = ([column[n] for n in positions] for column in batch.keys)
-    return [*keys, _array_literal(str(batch.versions[n]) for n in positions)]
+    return [*keys, array_literal(str(batch.versions[n]) for n in positions)]
 
 
-def _array_literal(values: Iterable[str]) -> str:
+def array_literal(values: Iterable[str]) -> str:
+    """Values that need no quotes as the text of an array."""
     return f"{{{','.join(values)}}}"

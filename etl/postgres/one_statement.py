@@ -142,7 +142,7 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     }
     if finishing.issues:
         own |= {"job": finishing.job, "source": batch.source, "run": finishing.run_id}
-    parameters = [*table.parameters(batch, done), batch.key(0), batch.key(len(batch) - 1)]
+    parameters = [*table.done_parameters(batch, done), batch.key(0), batch.key(len(batch) - 1)]
     numbered = {name: f"${number}" for number, name in enumerate(own, start=len(parameters) + 1)}
     parameters += own.values()
     parts = _set_aside(finishing, batch, aside, parameters)

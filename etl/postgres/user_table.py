@@ -11,19 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+from etl.core.batch import Batch
 from etl.core.table import Column, quote_identifier
-from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, as_row, quote_literal
-from etl.postgres.waiting import WaitingRows
+from etl.postgres.held_rows import ISSUE, HeldRows, still_open
+from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, array_literal, as_row, quote_literal
 
-_ISSUE = '"etl:issue"'
 _FEW = 1000  # issues that are looked through one by one
 _PENDING = '"etl:pending"'
 MARKED = '"etl:marked"'
 
 
 @dataclass(frozen=True)
-class UserTable(WaitingRows):
+class UserTable(HeldRows):
     """A source table as one job sees it, resolved, with the statements on it.
 
     `name` is the source's identity for reservations. `wanted`: the columns to read (None: all). `replay` makes the rows
@@ -206,8 +207,34 @@ SELECT count(*), coalesce(bool_or(pending), false),
 """
 
     def done_if(self, condition: str) -> str:
-        """keys, versions, first and last key -> (pending) of the rows that were marked done: none, unless so."""
-        return self._mark(self.done, f"(\n{self.pending}\n) AS pending", within=f"{self._within}\n   AND {condition}")
+        """keys, versions, first and last key -> (pending) of the rows that were marked done: none, unless so. With
+        `done_parameters`.
+
+        Which version belongs to which row need not be said: of a row that was read in one version, no other one can be
+        as old as those that were read with it.
+        """
+        pending, within = f"(\n{self.pending}\n) AS pending", f"{self._within}\n   AND {condition}"
+        if len(self.row_key) > 1:
+            return self._mark(self.done, pending, within=within)
+        array, version = self.handled_arrays, f"${len(self.key) + 1}::text::xid[]"
+        return f"""
+UPDATE {self._table}
+   SET
+{self.done}
+ WHERE {self._column(self.row_key[0])} = ANY ({array}) AND {self._alias}.xmin = ANY ({version})
+   AND {within}
+   AND (
+{self.pending}
+)
+RETURNING {pending}
+"""
+
+    def done_parameters(self, batch: Batch, positions: Sequence[int]) -> list[Any]:
+        """The rows at these positions as `done_if` takes them."""
+        parameters = self.parameters(batch, positions)
+        if len(self.row_key) == 1:
+            parameters[-1] = array_literal({str(batch.versions[n]) for n in positions})
+        return parameters
 
     @cached_property
     def fail(self) -> str | None:
@@ -253,18 +280,6 @@ SELECT {HANDLED}.{ORDINAL} - 1
         nobody's lock is in the way of completing them."""
         return f"{self.held} SKIP LOCKED"
 
-    @cached_property
-    def settled_elsewhere(self) -> str:
-        """$1 replay, $2 job, $3 source -> (issue, does its row exist?) of issues whose rows are not to be replayed."""
-        exists = f"{self._column(self.key[0])} IS NOT NULL"
-        return f"""
-SELECT {_ISSUE}.issue_id, {exists} AS exists
-  FROM etl.row_issue AS {_ISSUE}
-  LEFT JOIN {self._table} ON {self._issue_key}
- WHERE {_ISSUE}.replay_id = $1 AND {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.state = 'open'
-   AND NOT ({exists} AND {_still_open(self._alias, self._pending_still)})
-"""
-
     def _mark(self, assignments: str, *returning: str, within: str = "") -> str:
         pending = "" if self.replay else f"\n   AND (\n{self.pending}\n)"
         bounds = f"\n   AND {within}" if within else ""
@@ -304,7 +319,7 @@ RETURNING {", ".join(returning)}
     def _sorted_by(self) -> list[str]:
         """The key by which rows are bounded and sorted: in a replay the issue's, which equals the row's."""
         if self.replay:
-            return [f'{_ISSUE}."etl:key{n}"' for n, _ in self._numbered]
+            return [f'{ISSUE}."etl:key{n}"' for n, _ in self._numbered]
         return [self._column(column) for column in self.key]
 
     def _order(self, direction: str = "") -> str:
@@ -335,21 +350,11 @@ RETURNING {", ".join(returning)}
         return f"""(
        SELECT replay_crashes, held, version, {parts} FROM etl.row_issue
         WHERE replay_id = $1::uuid AND job = $2 AND source = $3 AND state = 'open'
-        ORDER BY {", ".join(name + direction for name in names)}) AS {_ISSUE}
+        ORDER BY {", ".join(name + direction for name in names)}) AS {ISSUE}
  CROSS JOIN LATERAL (
        SELECT {self._alias}.xmin, {columns}, {self._pending_still} AS {_PENDING}
          FROM {self._table} WHERE {matches}{self._in_shard} OFFSET 0) AS {self._alias}
- WHERE {_still_open(self._alias, f"{self._alias}.{_PENDING}")}"""
-
-    @property
-    def _issue_key(self) -> str:
-        return " AND ".join(
-            f"{self._column(column)} = ({_ISSUE}.key ->> {n - 1})::{column.type}" for n, column in self._numbered
-        )
-
-    @property
-    def _pending_still(self) -> str:
-        return f"{self._left} IS TRUE"
+ WHERE {still_open(self._alias, f"{self._alias}.{_PENDING}")}"""
 
     @property
     def _regclass(self) -> str:
@@ -363,7 +368,7 @@ RETURNING {", ".join(returning)}
     def _select(self, found: str, most_bytes: int | None = None) -> str:
         keys = [f"{self._column(column)}::text" for column in self.key]
         columns = [self._read(self.table.columns[name]) for name in self.columns]
-        crashes = f"{_ISSUE}.replay_crashes" if self.replay else "0"
+        crashes = f"{ISSUE}.replay_crashes" if self.replay else "0"
         body = f"""  FROM {found}
  ORDER BY {self._order()}
  LIMIT $4
@@ -380,18 +385,3 @@ SELECT {named}, coalesce(sum({self._size_of(self.columns)}) OVER ({before}), 0) 
 {body}) AS "etl:weighed"
  WHERE "etl:bytes" < {most_bytes}
 """
-
-    @property
-    def _not_held(self) -> str:
-        """Leaves out rows in quarantine that nobody has touched since, and deferred rows that are not due."""
-        return f"""
-   AND NOT ($1::boolean AND EXISTS (
-       SELECT 1 FROM etl.row_issue AS {_ISSUE}
-        WHERE {_ISSUE}.job = $2 AND {_ISSUE}.source = $3 AND {_ISSUE}.key = {self._key_json} AND {_ISSUE}.held
-          AND ({_ISSUE}.state = 'open' AND {_ISSUE}.version = {self._alias}.xmin::text
-               OR {_ISSUE}.state = 'deferred' AND {_ISSUE}.due_at > clock_timestamp())))"""
-
-
-def _still_open(row: str, pending: str) -> str:
-    """A row left as it was may have been changed since: if it is not pending any more, somebody has handled it."""
-    return f"(NOT {_ISSUE}.held OR {_ISSUE}.version = {row}.xmin::text OR {pending})"

@@ -54,6 +54,26 @@ async def test_a_batch_without_trouble_is_completed_by_one_statement(scene: Scen
     assert [sql for sql in sent if '"etl:fence"' not in sql] == []
 
 
+async def test_rows_that_different_transactions_wrote_are_completed_by_one_statement(
+    scene: Scene, where: Where
+) -> None:
+    await scene.fill(10)
+    for key in (2, 3, 7):
+        await scene.execute("UPDATE src SET v = 'newer' WHERE id = $1", key)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        batch = await holder.must_claim()
+        before = len(proxy.steps)
+
+        counts = await holder.complete(batch)
+
+        sent = [step.sql for step in proxy.steps[before:] if step.sql and "typeinfo" not in step.sql]
+    assert 4 == len(set(batch.versions))
+    assert counted(counts) == {"claimed": 10, "written": 10}
+    assert {True} == {'"etl:fence"' in sql for sql in sent}
+    assert await scene.pending() == []
+
+
 async def test_rows_that_failed_are_set_aside_by_the_same_statement(scene: Scene, where: Where) -> None:
     await scene.fill(10)
     async with faulty(where) as (proxy, database):

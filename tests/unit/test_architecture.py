@@ -208,7 +208,7 @@ def test_statements_with_names_of_the_users_are_composed_in_a_few_modules() -> N
     }
 
     # The last two read a claimed table again, row by row, and ask a query for its columns.
-    allowed = {"user_table", "ledger", "cursor_table", "waiting", "composing", "claims", "check"}
+    allowed = {"user_table", "held_rows", "ledger", "cursor_table", "waiting", "composing", "claims", "check"}
     assert allowed == {Path(where).stem for where in composed}
 
 
