@@ -616,7 +616,7 @@ async def test_a_batch_processor_that_does_not_answer_one_for_one_is_told_so(tol
     assert list(processed.failures) == [0, 1]
     assert "one item per row: a str for 1 rows" in processed.failures[0].error.message
     with pytest.raises(TypeError, match=told):
-        chain_module._one_each(answer, [None, None])  # type: ignore[list-item]
+        chain_module._one_each(answer, [0, 1])
 
 
 async def test_items_of_a_batch_answer_filter_and_fan_out_like_rows() -> None:
@@ -628,6 +628,25 @@ async def test_items_of_a_batch_answer_filter_and_fan_out_like_rows() -> None:
 
     assert processed.filtered == [0]
     assert processed.outputs == [(1, 10), (1, 11), (2, 2)]
+
+
+async def test_a_batch_processor_may_use_its_lists_again() -> None:
+    """Neither the list that it was given nor the one it returned is looked at later."""
+    rows: list[int] = [1, 2]
+    results: list[int] = []
+
+    @processor(batch=True, inline=True)
+    def act(context: Context, given: list[int]) -> list[int]:
+        results[:] = [row * 2 for row in given]
+        given.clear()
+        return results
+
+    passage = passage_of([act], *rows)
+    await passage.start()
+    results.clear()
+
+    assert passage.take([0, 1]).outputs == [(0, 2), (1, 4)]
+    assert passage._batch.rows == [1, 2]
 
 
 async def test_a_whole_batch_is_tried_again_before_it_is_halved() -> None:

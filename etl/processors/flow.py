@@ -1,0 +1,112 @@
+"""Rows between two stages, column by column: there is no object for a row that just goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Raised:
+    """Stands in the place of a result where the call raised."""
+
+
+RAISED = Raised()
+# What is no value that goes on as it is; a list counts with its subclasses.
+_APART = (type(None), list, Raised)
+
+
+class Item(NamedTuple):
+    """One row that goes on by itself."""
+
+    ordinal: int
+    path: tuple[int, ...]
+    value: Any
+
+
+class Followed(NamedTuple):
+    """What goes on after a stage, how many calls returned nothing that would, and how many raised."""
+
+    flow: Flow
+    filtered: int
+    raised: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Rows in order: their positions in the batch, what each was fanned out to (a place within each list it was in),
+    and the value that is the next stage's."""
+
+    ordinals: Sequence[int]
+    paths: Sequence[tuple[int, ...]]
+    values: list[Any]
+
+    @classmethod
+    def of(cls, ordinals: Sequence[int], values: list[Any]) -> Flow:
+        """Rows that no stage has seen."""
+        return cls(ordinals, [()] * len(values), values)
+
+    @classmethod
+    def alone(cls, item: Item) -> Flow:
+        """A single row."""
+        return cls([item.ordinal], [item.path], [item.value])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def item(self, place: int) -> Item:
+        """One of the rows."""
+        return Item(self.ordinals[place], self.paths[place], self.values[place])
+
+    def part(self, start: int, stop: int) -> Flow:
+        """The rows from one place up to another."""
+        return Flow(self.ordinals[start:stop], self.paths[start:stop], self.values[start:stop])
+
+    def chosen(self, places: Sequence[int]) -> Flow:
+        """The rows at these places."""
+        return Flow(
+            [self.ordinals[place] for place in places],
+            [self.paths[place] for place in places],
+            [self.values[place] for place in places],
+        )
+
+    def follow(self, results: list[Any]) -> Followed:
+        """What goes on after a stage returned these results, one for each row."""
+        if not any(issubclass(kind, _APART) for kind in set(map(type, results))):
+            return Followed(Flow(self.ordinals, self.paths, results), 0, 0)
+        ordinals: list[int] = []
+        paths: list[tuple[int, ...]] = []
+        values: list[Any] = []
+        filtered = raised = 0
+        for ordinal, path, result in zip(self.ordinals, self.paths, results, strict=True):
+            if result is RAISED:
+                raised += 1
+            elif result is None:
+                filtered += 1
+            elif isinstance(result, list):
+                filtered += not result
+                ordinals += [ordinal] * len(result)
+                paths += [(*path, n) for n in range(len(result))]
+                values += result
+            else:
+                ordinals.append(ordinal)
+                paths.append(path)
+                values.append(result)
+        return Followed(Flow(ordinals, paths, values), filtered, raised)
+
+
+def joined(flows: Sequence[Flow]) -> Flow:
+    """All rows in the order of the batch, whichever came first."""
+    if len(flows) == 1:
+        return flows[0]
+    places = [
+        (ordinal, path, n, place)
+        for n, flow in enumerate(flows)
+        for place, (ordinal, path) in enumerate(zip(flow.ordinals, flow.paths, strict=True))
+    ]
+    places.sort()
+    return Flow(
+        [ordinal for ordinal, _, _, _ in places],
+        [path for _, path, _, _ in places],
+        [flows[n].values[place] for _, _, n, place in places],
+    )
