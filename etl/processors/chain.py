@@ -82,7 +82,7 @@ class Passage:
         finished, failed = joined(self._finished), self._failures
         processed = Processed()
         if len(ordinals) == len(self._batch) and not failed:
-            processed.outputs = list(zip(finished.ordinals, finished.values, strict=True))
+            processed.positions, processed.values = finished.ordinals, finished.values
             processed.retried = set(self._retried)
         else:
             positions = {ordinal: position for position, ordinal in enumerate(ordinals)}
@@ -93,8 +93,8 @@ class Passage:
                 if ordinal in positions and ordinal not in failed
             ]
             processed.retried = {positions[ordinal] for ordinal in self._retried if ordinal in positions}
-        settled = {position for position, _ in processed.outputs} | processed.failures.keys()
-        if len(settled) < len(ordinals):
+        if processed.positions != range(len(ordinals)):
+            settled = {*processed.positions, *processed.failures}
             processed.filtered = [position for position in range(len(ordinals)) if position not in settled]
         for counts, seconds, waits in zip(self._counts, self._seconds, self._waits, strict=True):
             counts.busy_s, counts.waited_s = sum(seconds), sum(waits)
