@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
+from contextvars import Context as ContextVars
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -19,8 +20,8 @@ from etl.core.context import BatchContext, Context
 from etl.core.ports import Tracing
 from etl.core.processor import Processor
 from etl.core.stages import StageCounts, histogram
-from etl.processors.flow import RAISED, Flow, Item, joined
-from etl.processors.retrying import GaveUpError, call_again
+from etl.processors.flow import RAISED, Flow, joined
+from etl.processors.retrying import GaveUpError, Late, WaitingRoom, call_again
 from etl.processors.stage import OnError, Stage, is_ours
 
 
@@ -50,7 +51,7 @@ class Passage:
         self._finished: list[Flow] = []  # the first one, and rows that were retried
         self._failures: dict[int, Failure] = dict(batch.unreadable)
         self._retried: set[int] = set()
-        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._tasks: dict[asyncio.Task[None], Flow | WaitingRoom] = {}  # by whom rows in retry are looked after
         self._around = copy_context()  # of the batch: what is current in a stage ends with that
         self._reset_counts()
 
@@ -66,13 +67,13 @@ class Passage:
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._tasks:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 self._tasks.pop(task, None)
                 task.result()  # a bug of ours must not pass for a row's failure
             if not done:
                 break
-        return sorted(set(self._tasks.values()))
+        return sorted({ordinal for rows in self._tasks.values() for ordinal in rows.ordinals})
 
     def take(self, ordinals: Sequence[int]) -> Processed:
         """What became of these rows, renumbered from 0 in the order given, with the counts since the last `take`.
@@ -128,8 +129,11 @@ class Passage:
             if stage.batch:
                 results = await self._whole(flow, position)
             else:
-                seconds, on_error = self._seconds[position], self._on_error(flow, position)
-                results = await stage.call_each(flow, self._context, seconds, on_error, partial(self._wait, position))
+                room, seconds, waited = WaitingRoom(), self._seconds[position], partial(self._wait, position)
+                on_error = self._on_error(flow, room, position)
+                results = await stage.call_each(flow, self._context, seconds, on_error, waited)
+                if room:
+                    self._look_after(room, self._retry_here(room, position))
             following, raised = self._follow(flow, results, position)
             span.set(**{"etl.rows.returned": len(flow) - raised})
         return following
@@ -142,39 +146,75 @@ class Passage:
         counts.rows_out += len(following)
         return following, raised
 
-    def _on_error(self, flow: Flow, position: int) -> OnError:
+    def _go_on(self, flow: Flow, results: list[Any], position: int) -> None:
+        """Send rows that got through this stage by themselves to the end."""
+        following, _ = self._follow(flow, results, position)
+        if position + 1 == len(self._stages) or not following:
+            self._finished.append(following)
+        else:
+            self._look_after(following, self._advance(following, position + 1), self._around.copy())
+
+    def _look_after(
+        self, rows: Flow | WaitingRoom, work: Coroutine[Any, Any, None], context: ContextVars | None = None
+    ) -> None:
+        self._tasks[asyncio.get_running_loop().create_task(work, context=context)] = rows
+
+    def _on_error(self, flow: Flow, room: WaitingRoom, position: int) -> OnError:
         """What to do when a first call at this stage raised: wait for another attempt, or record the failure."""
         stage = self._stages[position]
 
         def on_error(place: int, error: BaseException, started: float) -> None:
             item = flow.item(place)
-            if stage.grants_retry(error):
-                self._count_retry(item.ordinal, position)
-                row = ", ".join(self._batch.key(item.ordinal))
-                self._tracing.event("etl.row.retry", {"etl.row.key": row}, error, item.value)
-                task = asyncio.ensure_future(self._retry_row(item, error, started, position))
-                self._tasks[task] = item.ordinal
-            else:
+            attempts = stage.attempts(error, started)
+            if attempts is None:
                 self._fail(item.ordinal, error, 1, position)
+                return
+            self._count_retry(item.ordinal, position)
+            key = ", ".join(self._batch.key(item.ordinal))
+            self._tracing.event("etl.row.retry", {"etl.row.key": key}, error, item.value)
+            row = Late(item, attempts)
+            if stage.here:
+                self._wait_or_fail(row, error, room, position)
+            else:
+                self._look_after(Flow.of_items([item]), self._retry_row(row, error, position))
 
         return on_error
 
-    async def _retry_row(self, item: Item, error: BaseException, started: float, position: int) -> None:
+    def _wait_or_fail(self, row: Late, error: BaseException, room: WaitingRoom, position: int) -> None:
+        if row.attempts.another(error):
+            room.add(row)
+        else:
+            self._fail(row.item.ordinal, error, row.attempts.number, position)
+
+    async def _retry_here(self, room: WaitingRoom, position: int) -> None:
+        """Where a stage's calls are made right here: one task for all of its rows in retry."""
         stage = self._stages[position]
-        assert stage.retry is not None
+        while room:
+            due = await room.due()
+            self._waits[position] += [time.perf_counter() - row.attempts.began for row in due]
+            calls = [(Context(self._context, (item.ordinal,), each.number), item.value) for item, each in due]
+            on_error = partial(self._raised_again, due, room, position)
+            results = stage.call_here(calls, self._seconds[position], on_error)
+            self._go_on(Flow.of_items([row.item for row in due]), results, position)
+
+    def _raised_again(
+        self, due: list[Late], room: WaitingRoom, position: int, place: int, error: BaseException, started: float
+    ) -> None:
+        self._wait_or_fail(due[place], error, room, position)
+
+    async def _retry_row(self, row: Late, error: BaseException, position: int) -> None:
+        """Where they are made elsewhere, or wait themselves: a task for each, so that no row holds up another."""
+        stage, item = self._stages[position], row.item
 
         def call(attempt: int) -> Awaitable[Any]:
             return self._timed(stage.call(Context(self._context, (item.ordinal,), attempt), item.value), position)
 
-        waited = partial(self._wait, position)
         try:
-            result = await call_again(call, stage.retry, error, started=started, waited=waited)
+            result = await call_again(call, row.attempts, error, partial(self._wait, position))
         except GaveUpError as given_up:
             self._fail(item.ordinal, given_up.error, given_up.attempts, position)
         else:
-            following, _ = self._follow(Flow.alone(item), [result], position)
-            onward = self._advance(following, position + 1)
-            await asyncio.get_running_loop().create_task(onward, context=self._around.copy())
+            self._go_on(Flow.of_items([item]), [result], position)
 
     async def _timed(self, call: Awaitable[Any], position: int) -> Any:
         started = time.perf_counter()
@@ -222,14 +262,13 @@ class Passage:
         try:
             return await call(1)
         except Exception as error:
-            if not retry or not stage.grants_retry(error):
+            attempts = stage.attempts(error, started) if retry else None
+            if attempts is None:
                 raise GaveUpError(error, 1) from error
-            assert stage.retry is not None
             self._tracing.event("etl.batch.retry", {}, error, values)
             for ordinal in ordinals:
                 self._count_retry(ordinal, position)
-            waited = partial(self._wait, position)
-            results: list[Any] = await call_again(call, stage.retry, error, started=started, waited=waited)
+            results: list[Any] = await call_again(call, attempts, error, partial(self._wait, position))
             return results
 
     def _wait(self, position: int, seconds: float) -> None:

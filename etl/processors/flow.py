@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 
@@ -47,9 +48,9 @@ class Flow:
         return cls(ordinals, [()] * len(values), values)
 
     @classmethod
-    def alone(cls, item: Item) -> Flow:
-        """A single row."""
-        return cls([item.ordinal], [item.path], [item.value])
+    def of_items(cls, items: Sequence[Item]) -> Flow:
+        """Rows that were by themselves."""
+        return cls([item.ordinal for item in items], [item.path for item in items], [item.value for item in items])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -99,14 +100,8 @@ def joined(flows: Sequence[Flow]) -> Flow:
     """All rows in the order of the batch, whichever came first."""
     if len(flows) == 1:
         return flows[0]
-    places = [
-        (ordinal, path, n, place)
-        for n, flow in enumerate(flows)
-        for place, (ordinal, path) in enumerate(zip(flow.ordinals, flow.paths, strict=True))
-    ]
-    places.sort()
-    return Flow(
-        [ordinal for ordinal, _, _, _ in places],
-        [path for _, path, _, _ in places],
-        [flows[n].values[place] for _, _, n, place in places],
-    )
+    ordinals = [*chain.from_iterable(flow.ordinals for flow in flows)]
+    paths = [*chain.from_iterable(flow.paths for flow in flows)]
+    values = [*chain.from_iterable(flow.values for flow in flows)]
+    order = sorted(range(len(values)), key=[*zip(ordinals, paths, strict=True)].__getitem__)
+    return Flow(ordinals, paths, values).chosen(order)

@@ -12,11 +12,12 @@ from typing import Any
 from etl.core.context import BatchContext, Context, each_context
 from etl.core.processor import Processor, call_in_thread, is_async
 from etl.processors.flow import RAISED, Flow
+from etl.processors.retrying import Attempts, RetryRules
 
 # A first call that raised: the row's place in the flow, the error, and the call's start by `time.perf_counter()`.
 OnError = Callable[[int, BaseException, float], None]
 Waited = Callable[[float], None]  # told the seconds for which a call stood still; in any thread
-_Calls = Iterable[tuple[Context, Any]]
+Calls = Iterable[tuple[Context, Any]]
 
 
 class Stage:
@@ -24,15 +25,16 @@ class Stage:
 
     def __init__(self, processor: Processor) -> None:
         self.name = processor.name
-        self.retry = processor.retry
         self.batch = processor.batch
+        self._rules = None if processor.retry is None else RetryRules(processor.retry)
         self._target = processor.target
         self._async = is_async(self._target)
         self._threaded = not self._async and not processor.inline
+        self.here = not self._async and not self._threaded  # whether calls are made right where they are asked for
 
-    def grants_retry(self, error: BaseException) -> bool:
-        """Whether a first call that raised this is worth another."""
-        return self.retry is not None and self.retry.attempts > 1 and isinstance(error, self.retry.on)
+    def attempts(self, error: BaseException, started: float) -> Attempts | None:
+        """The attempts at a call, if the first one, begun at `started`, raised this and is worth another."""
+        return None if self._rules is None or not self._rules.grant(error) else Attempts(self._rules, started)
 
     async def call_each(
         self, flow: Flow, context: BatchContext, seconds: list[float], on_error: OnError, waited: Waited
@@ -42,7 +44,7 @@ class Stage:
         if self._async:
             return await self._await_each(calls, seconds, on_error)
         if not self._threaded:
-            return self._call_each(calls, seconds, on_error)
+            return self.call_here(calls, seconds, on_error)
         stop = threading.Event()
         loop = asyncio.get_running_loop()
 
@@ -57,7 +59,7 @@ class Stage:
 
         def begin() -> list[Any]:
             waited(time.perf_counter() - asked)
-            return self._call_each(_until(stop, calls), seconds, report)
+            return self.call_here(_until(stop, calls), seconds, report)
 
         try:
             return await asyncio.to_thread(begin)
@@ -65,7 +67,7 @@ class Stage:
             stop.set()  # the thread cannot be stopped, but it need not begin another row
             raise
 
-    async def _await_each(self, calls: _Calls, seconds: list[float], on_error: OnError) -> list[Any]:
+    async def _await_each(self, calls: Calls, seconds: list[float], on_error: OnError) -> list[Any]:
         target, clock = self._target, time.perf_counter
         results: list[Any] = []
         started = clock()
@@ -83,7 +85,8 @@ class Stage:
             started = ended
         return results
 
-    def _call_each(self, calls: _Calls, seconds: list[float], on_error: OnError) -> list[Any]:
+    def call_here(self, calls: Calls, seconds: list[float], on_error: OnError) -> list[Any]:
+        """The calls of a sync processor, one after the other, in this thread; results as of `call_each`."""
         target, clock = self._target, time.perf_counter
         results: list[Any] = []
         started = clock()
@@ -112,7 +115,7 @@ class Stage:
         return _plain(self._target(context, value))
 
 
-def _until(stop: threading.Event, calls: _Calls) -> Iterator[tuple[Context, Any]]:
+def _until(stop: threading.Event, calls: Calls) -> Iterator[tuple[Context, Any]]:
     for call in calls:
         if stop.is_set():
             return

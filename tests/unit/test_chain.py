@@ -476,6 +476,117 @@ async def test_what_fails_once_goes_through_tenacity(kind: str, monkeypatch: pyt
     assert processed.outputs == [(0, 0)]
 
 
+# Rows in retry whose calls are made right where the passage is: they wait together
+
+
+def raising_once(rows: set[int]) -> Callable[[Context, int], int]:
+    """These rows raise at the first attempt."""
+
+    def act(context: Context, row: int) -> int:
+        if row in rows and context.attempt == 1:
+            raise TimeoutError
+        return row
+
+    return act
+
+
+async def test_rows_that_wait_for_an_inline_processor_share_one_task() -> None:
+    passage = passage_of([of_kind("inline", raising_once({*range(50)}), retry=Retry(2, delay=0.001))], *range(60))
+    before = asyncio.all_tasks()
+    await passage.start()
+    tasks = len(asyncio.all_tasks() - before)
+    await passage.wait(PATIENCE)
+
+    assert 1 == tasks
+    assert [(n, n) for n in range(60)] == passage.take(range(60)).outputs
+
+
+async def test_a_row_that_waits_long_does_not_hold_up_one_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays = [3600.0, 0.0, 3600.0, 0.001]
+    monkeypatch.setattr(random, "uniform", lambda low, high: delays.pop(0))
+    passage = passage_of([of_kind("inline", raising_once({0, 1, 2, 3}), retry=Retry(2))], *range(5))
+    await passage.start()
+    async with asyncio.timeout(PATIENCE):
+        while (waiting := await passage.wait(0.001)) != [0, 2]:
+            await asyncio.sleep(0)
+    passage.cancel()
+
+    assert [0, 2] == waiting
+    assert [(0, 1), (1, 3), (2, 4)] == passage.take([1, 3, 4]).outputs
+
+
+async def test_rows_that_raise_again_wait_again_and_each_ends_by_its_own_attempts() -> None:
+    """The n-th row comes through at its n-th attempt; of the last ones there is none."""
+    seen: list[tuple[int, int]] = []
+
+    def act(context: Context, row: int) -> int:
+        seen.append((row, context.attempt))
+        if context.attempt < row:
+            raise TimeoutError(f"attempt {context.attempt}")
+        return row
+
+    processed = await pass_through([of_kind("inline", act, retry=Retry(3, delay=0))], *range(1, 6))
+
+    assert sorted((row, n) for row in range(1, 6) for n in range(1, min(row, 3) + 1)) == sorted(seen)
+    assert [(0, 1), (1, 2), (2, 3)] == processed.outputs
+    assert {3: 3, 4: 3} == {position: failure.attempts for position, failure in processed.failures.items()}
+    assert (5, 3, 4) == (processed.stages[0].rows_in, processed.stages[0].rows_out, processed.stages[0].retried)
+    assert len(seen) == sum(processed.stages[0].calls.values())
+
+
+async def test_a_row_held_up_by_a_later_stage_does_not_hold_up_those_that_still_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays = [0.0, 0.01]
+    monkeypatch.setattr(random, "uniform", lambda low, high: delays.pop(0))
+    arrived = asyncio.Event()
+
+    async def second(context: Context, row: int) -> int:
+        if row == 1:
+            arrived.set()
+        async with asyncio.timeout(PATIENCE):
+            await arrived.wait()
+        return row
+
+    first = of_kind("inline", raising_once({0, 1}), retry=Retry(2))
+    processed = await pass_through([first, second], 0, 1)
+
+    assert [(0, 0), (1, 1)] == processed.outputs
+
+
+async def test_given_up_rows_in_a_later_stage_are_called_no_more() -> None:
+    entered, called = asyncio.Event(), []
+
+    async def second(context: Context, row: int) -> int:
+        called.append(row)
+        entered.set()
+        await asyncio.Event().wait()
+        return row
+
+    first = of_kind("inline", raising_once({0, 1}), retry=Retry(2, delay=0))
+    passage = passage_of([first, second], 0, 1)
+    await passage.start()
+    waiting = asyncio.create_task(passage.wait())
+    await entered.wait()
+    passage.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert [0] == called
+
+
+async def test_a_bug_of_the_framework_in_a_retry_is_told_and_no_row_s_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Passage, *_: Any) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(Passage, "_go_on", broken)
+    passage = passage_of([of_kind("inline", raising_once({0}), retry=Retry(2, delay=0))], 0, 1)
+    await passage.start()
+
+    with pytest.raises(AssertionError, match="a bug"):
+        await passage.wait(PATIENCE)
+
+
 # Everything that can be raised
 
 

@@ -63,7 +63,7 @@ def test_rows_that_went_alone_are_put_back_where_they_belong_without_comparing_t
     late = Flow([1, 1], [(0, 0), (0, 1)], [{}, {}])
     others = Flow([0, 1, 2], [(), (1,), ()], [{}, {}, {}])
 
-    together = joined([others, Flow.alone(Item(3, (), {})), late])
+    together = joined([others, Flow.of_items([Item(3, (), {})]), late])
 
     assert [(0, ()), (1, (0, 0)), (1, (0, 1)), (1, (1,)), (2, ()), (3, ())] == [each[:2] for each in rows(together)]
     assert all(together.values[n] is value for n, value in [(1, late.values[0]), (3, others.values[1])])
