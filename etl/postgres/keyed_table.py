@@ -179,8 +179,8 @@ def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
     """
     if len(positions) == len(batch):
         return [*batch.keys, array_of_numbers(batch.versions)]
-    keys = ([column[n] for n in positions] for column in batch.keys)
-    return [*keys, array_of_numbers([batch.versions[n] for n in positions])]
+    keys = (list(map(column.__getitem__, positions)) for column in batch.keys)
+    return [*keys, array_of_numbers(list(map(batch.versions.__getitem__, positions)))]
 
 
 def array_literal(values: Iterable[str]) -> str:

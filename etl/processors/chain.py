@@ -76,27 +76,27 @@ class Passage:
         return sorted({ordinal for rows in self._tasks.values() for ordinal in rows.ordinals})
 
     def take(self, ordinals: Sequence[int]) -> Processed:
-        """What became of these rows, renumbered from 0 in the order given, with the counts since the last `take`.
+        """What became of these rows (in ascending order), renumbered from 0, with the counts since the last `take`.
 
         A row fails as a whole; it is filtered when nothing of it is left.
         """
-        finished, failed = joined(self._finished), self._failures
-        processed = Processed()
-        if len(ordinals) == len(self._batch) and not failed:
+        finished, failed, processed = joined(self._finished), self._failures, Processed()
+        if failed and not failed.keys().isdisjoint(finished.ordinals):
+            finished = finished.chosen([n for n, ordinal in enumerate(finished.ordinals) if ordinal not in failed])
+        if len(ordinals) == len(self._batch):
             processed.positions, processed.values = finished.ordinals, finished.values
+            processed.failures = {n: failed[n] for n in sorted(failed)}
             processed.retried = set(self._retried)
         else:
-            positions = {ordinal: position for position, ordinal in enumerate(ordinals)}
-            processed.failures = {positions[n]: failed[n] for n in ordinals if n in failed}
-            processed.outputs = [
-                (positions[ordinal], value)
-                for ordinal, value in zip(finished.ordinals, finished.values, strict=True)
-                if ordinal in positions and ordinal not in failed
-            ]
-            processed.retried = {positions[ordinal] for ordinal in self._retried if ordinal in positions}
+            new = {ordinal: position for position, ordinal in enumerate(ordinals)}
+            asked = finished.chosen([n for n, ordinal in enumerate(finished.ordinals) if ordinal in new])
+            processed.positions, processed.values = [new[ordinal] for ordinal in asked.ordinals], asked.values
+            processed.failures = {new[n]: failed[n] for n in ordinals if n in failed}
+            processed.retried = {new[ordinal] for ordinal in self._retried if ordinal in new}
         if processed.positions != range(len(ordinals)):
             settled = {*processed.positions, *processed.failures}
-            processed.filtered = [position for position in range(len(ordinals)) if position not in settled]
+            if len(settled) < len(ordinals):
+                processed.filtered = [position for position in range(len(ordinals)) if position not in settled]
         for counts, seconds, waits in zip(self._counts, self._seconds, self._waits, strict=True):
             counts.busy_s, counts.waited_s = sum(seconds), sum(waits)
             counts.calls = histogram(seconds)

@@ -66,33 +66,34 @@ class Flow:
     def chosen(self, places: Sequence[int]) -> Flow:
         """The rows at these places."""
         return Flow(
-            [self.ordinals[place] for place in places],
-            [self.paths[place] for place in places],
-            [self.values[place] for place in places],
+            list(map(self.ordinals.__getitem__, places)),
+            list(map(self.paths.__getitem__, places)),
+            list(map(self.values.__getitem__, places)),
         )
 
     def follow(self, results: list[Any]) -> Followed:
         """What goes on after a stage returned these results, one for each row."""
-        if not any(issubclass(kind, _APART) for kind in set(map(type, results))):
+        apart = {kind for kind in set(map(type, results)) if issubclass(kind, _APART)}
+        if not apart:
             return Followed(Flow(self.ordinals, self.paths, results), 0, 0)
         ordinals: list[int] = []
         paths: list[tuple[int, ...]] = []
         values: list[Any] = []
         filtered = raised = 0
         for ordinal, path, result in zip(self.ordinals, self.paths, results, strict=True):
-            if result is RAISED:
+            if type(result) not in apart:
+                ordinals.append(ordinal)
+                paths.append(path)
+                values.append(result)
+            elif result is RAISED:
                 raised += 1
             elif result is None:
                 filtered += 1
-            elif isinstance(result, list):
+            else:
                 filtered += not result
                 ordinals += [ordinal] * len(result)
                 paths += [(*path, n) for n in range(len(result))]
                 values += result
-            else:
-                ordinals.append(ordinal)
-                paths.append(path)
-                values.append(result)
         return Followed(Flow(ordinals, paths, values), filtered, raised)
 
 

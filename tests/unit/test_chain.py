@@ -377,6 +377,15 @@ async def test_another_error_than_the_policy_names_ends_the_retries() -> None:
     assert (processed.failures[0].error.type, processed.failures[0].attempts) == ("KeyError", 2)
 
 
+async def test_failures_are_told_in_row_order_whichever_row_failed_first() -> None:
+    def fail(context: Context, row: int) -> int:
+        raise TimeoutError if row == 1 else KeyError(row)
+
+    processed = await pass_through([of_kind("inline", fail, retry=Retry(2, TimeoutError, delay=0))], 0, 1, 2)
+
+    assert [0, 1, 2] == list(processed.failures)
+
+
 async def test_one_attempt_means_never_again() -> None:
     def fail(context: Context, row: int) -> int:
         raise TimeoutError
