@@ -165,11 +165,12 @@ def comparable(column: Column, name: str) -> str:
     return f"{name} COLLATE {collation}"
 
 
-def compares_alike(columns: Sequence[Column], records: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether Python finds the same of these keys equal as the server, and puts them in the same order."""
+def compares_alike(columns: Sequence[Column], cells: Sequence[Sequence[Any]]) -> bool:
+    """Whether Python finds the same of these keys, column by column, equal as the server, and puts them in the same
+    order."""
     return all(
-        column.base in _ALIKE and column.collation in _BYTEWISE and set(map(type, cells)) == {_ALIKE[column.base]}
-        for column, cells in zip(columns, zip(*records, strict=True), strict=True)
+        column.base in _ALIKE and column.collation in _BYTEWISE and set(map(type, values)) == {_ALIKE[column.base]}
+        for column, values in zip(columns, cells, strict=True)
     )
 
 
