@@ -22,8 +22,9 @@ from etl.core.batch import Batch, Failure, Processed
 from etl.core.context import BatchContext
 from etl.core.processor import as_processor
 from etl.processors import chain as chain_module
-from etl.processors import retrying
+from etl.processors import stage as stage_module
 from etl.processors.chain import Chain, Passage
+from etl.processors.retrying import Attempts, RetryRules
 from tests.kit import NoTracing
 
 PATIENCE = 20.0  # seconds until waiting for an event is a failure
@@ -451,10 +452,10 @@ async def test_waits_are_drawn_from_zero_up_to_a_bound_that_doubles(waits: list[
 async def test_where_nothing_fails_tenacity_is_not_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrapped call costs tens of microseconds, a plain one less than one."""
 
-    async def entered(*_: Any, **__: Any) -> None:
+    def entered(*_: Any) -> None:
         raise AssertionError("tenacity was entered")
 
-    monkeypatch.setattr(chain_module, "call_again", entered)
+    monkeypatch.setattr(stage_module, "Attempts", entered)
     retry = Retry(5)
     chain = [of_kind(kind, lambda context, row: row + 1, retry=retry) for kind in KINDS]
 
@@ -463,22 +464,21 @@ async def test_where_nothing_fails_tenacity_is_not_entered(monkeypatch: pytest.M
     assert [value for _, value in processed.outputs] == [n + len(KINDS) for n in range(100)]
 
 
-@pytest.mark.parametrize("kind", ["sync", "batch"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_what_fails_once_goes_through_tenacity(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the test above tells something."""
     entered = []
-    original = retrying.call_again
 
-    async def watched(*arguments: Any, **options: Any) -> Any:
+    def watched(rules: RetryRules, started: float) -> Attempts:
         entered.append(kind)
-        return await original(*arguments, **options)
+        return Attempts(rules, started)
 
     def once(context: Context, row: int) -> int:
         if context.attempt == 1:
             raise TimeoutError
         return row
 
-    monkeypatch.setattr(chain_module, "call_again", watched)
+    monkeypatch.setattr(stage_module, "Attempts", watched)
     processed = await pass_through([of_kind(kind, once, retry=Retry(2, delay=0))], 0)
 
     assert entered == [kind]
