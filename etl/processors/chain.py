@@ -1,8 +1,8 @@
 """A batch through all processors of a pipeline.
 
 The batch goes stage by stage. A row that raises is looked at alone: if its processor's policy grants another attempt
-it waits for it in a task of its own, and goes through the rest of the stages when it succeeds, while its neighbours
-go on; otherwise it becomes a failure. Per row there is the user's function, its context and next to nothing else.
+it waits for that, and goes through the rest of the stages when it succeeds, while its neighbours go on; otherwise it
+becomes a failure. Per row there is the user's function, its context and next to nothing else.
 """
 
 from __future__ import annotations
