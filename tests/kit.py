@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from etl import Pipeline, PPrintSink, Trigger, TriggerSource
+from etl.core.batch import Processed
 from etl.core.counts import Counts
 from etl.core.ports import JobMeasures, LeaseRenewer, TelemetryStore, WorkerIdentity
 from etl.core.run import Run
@@ -27,6 +28,13 @@ from etl.postgres.database import Database
 from etl.postgres.schedule_store import PostgresScheduleStore
 
 T = TypeVar("T")
+
+
+def processed_to(outputs: Iterable[tuple[int, Any]], **more: Any) -> Processed:
+    """A batch processed to these results, each with the position of its row."""
+    processed = Processed(**more)
+    processed.outputs = list(outputs)
+    return processed
 
 
 class _NoSpan:

@@ -40,7 +40,7 @@ from etl.postgres.table_writer import TableWriter
 from etl.postgres.user_table import UserTable
 from tests.conftest import LEASE, Where
 from tests.faults import FaultProxy
-from tests.kit import eventually
+from tests.kit import eventually, processed_to
 
 T = TypeVar("T")
 
@@ -328,8 +328,8 @@ def written(
     """Each readable row becomes one result: `id` and `v` of the row. `only` these keys; the others are filtered."""
     chosen = set(range(len(batch))) if only is None else {n for n, key in enumerate(ids(batch)) if key in set(only)}
     make = result or (lambda row: {"id": row["id"], "v": row["v"]})
-    return Processed(
-        outputs=[(n, make(row)) for n, row in enumerate(batch.rows) if n in chosen and n not in batch.unreadable],
+    return processed_to(
+        [(n, make(row)) for n, row in enumerate(batch.rows) if n in chosen and n not in batch.unreadable],
         filtered=[n for n in range(len(batch)) if n not in chosen and n not in batch.unreadable],
         failures=dict(batch.unreadable),
     )

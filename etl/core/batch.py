@@ -84,16 +84,27 @@ class Batch:
 class Processed:
     """What the processors made of a batch, by position in the batch.
 
-    Every position is in exactly one of: `outputs` (once per result, in order), `filtered`, `failures`.
+    Every position is in exactly one of: `positions` (once for each of the results, which are `values`, in order),
+    `filtered`, `failures`.
     """
 
-    outputs: list[tuple[int, Any]] = field(default_factory=list)
+    positions: Sequence[int] = range(0)
+    values: list[Any] = field(default_factory=list)
     filtered: list[int] = field(default_factory=list)
     failures: dict[int, Failure] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
     stages: list[StageCounts] = field(default_factory=list)
 
     @property
+    def outputs(self) -> list[tuple[int, Any]]:
+        """Each result with the position of its row. Made anew when asked for."""
+        return list(zip(self.positions, self.values, strict=True))
+
+    @outputs.setter
+    def outputs(self, outputs: Sequence[tuple[int, Any]]) -> None:
+        self.positions, self.values = [position for position, _ in outputs], [value for _, value in outputs]
+
+    @property
     def with_results(self) -> list[int]:
         """The positions of the rows that something came of, each once, in order."""
-        return sorted({position for position, _ in self.outputs})
+        return sorted({*self.positions})

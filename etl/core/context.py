@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -126,3 +126,15 @@ class Context:
     def _key(self, ordinal: int) -> str:
         batch = self._batch.batch
         return idempotency_key(batch.source, batch.row_key(ordinal))
+
+
+def each_context(batch: BatchContext, ordinals: Iterable[int]) -> Iterator[Context]:
+    """A context for the first call with each of these rows. As `Context(batch, (ordinal,))` in half the time: calling
+    `__init__` costs more than what it does."""
+    new = object.__new__
+    for ordinal in ordinals:
+        context = new(Context)
+        context._batch = batch  # noqa: SLF001
+        context._ordinals = (ordinal,)  # noqa: SLF001
+        context.attempt = 1
+        yield context

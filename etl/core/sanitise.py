@@ -15,15 +15,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from types import TracebackType
+from functools import lru_cache
+from itertools import islice
+from types import CodeType, TracebackType
 from typing import Any
 from uuid import UUID
 
-from etl.core.redaction import rules, without
+from etl.core.redaction import Redaction, rules, without
 
 MESSAGE_LIMIT = 2_000  # characters
 TRACEBACK_LIMIT = 8_000  # characters
 PAYLOAD_LIMIT = 64_000  # characters of JSON
+# Rows fail by the hundred for the same reason at the same place: of so many texts, up to that long, and of so many
+# stacks, up to that deep, it is remembered how they are told.
+_KEPT = 64
+_OFTEN = 4_000  # characters
+_DEPTH = 20
 _DEEPEST = 50  # lists and dicts inside each other
 
 _MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/|/asyncio/|/concurrent/futures/")
@@ -82,7 +89,13 @@ def describe_exception(error: BaseException, *, where: bool = True) -> ErrorText
 
 def _presentable(text: str, limit: int) -> str:
     """Redacted and storable. What is far beyond the limit goes first, so that gigabytes need not be searched."""
-    return storable(redact(storable(text, 20 * limit)), limit)
+    made = _made_presentable if len(text) <= _OFTEN else _made_presentable.__wrapped__
+    return made(text, limit, rules())
+
+
+@lru_cache(maxsize=_KEPT)
+def _made_presentable(text: str, limit: int, redaction: Redaction) -> str:
+    return storable(redaction.text(storable(text, 20 * limit)), limit)
 
 
 def _message(error: BaseException) -> str:
@@ -96,10 +109,54 @@ def _message(error: BaseException) -> str:
 
 def _traceback(error: BaseException) -> str:
     try:
-        shown = traceback.TracebackException(type(error), error, _from_user_code(error.__traceback__), compact=True)
+        frames = _from_user_code(error.__traceback__)
+        single = error.__cause__ is None and error.__context__ is None and not isinstance(error, BaseExceptionGroup)
+        stack = _stack(frames) if single else None
+        # With no frames besides those of `stack`; they are still needed for "Did you mean ...?".
+        limit = None if stack is None else 0
+        shown = traceback.TracebackException(type(error), error, frames, limit=limit, compact=True)
+        if stack is not None:
+            shown.stack = stack
         return "".join(shown.format())
     except BaseException as broken:  # e.g. an exception whose attributes raise
         return f"<traceback not available: {type(broken).__name__}>"
+
+
+class _Stack(traceback.StackSummary):
+    """Frames as text, which is made once: it takes ten times as long as the rest."""
+
+    codes: tuple[CodeType, ...]  # of the frames; kept, for they are known by their ids
+    lines: list[str]
+
+    def format(self, **options: Any) -> list[str]:
+        return self.lines
+
+
+_stacks: dict[tuple[tuple[int, int], ...], _Stack] = {}
+
+
+def _stack(frames: TracebackType | None) -> _Stack | None:
+    """What rows that fail at the same place have in common; None if there are too many frames to tell."""
+    found = list(islice(_each(frames), _DEPTH + 1))
+    if len(found) > _DEPTH:
+        return None
+    # Codes that are alike are equal, in whatever file they are.
+    place = tuple((id(frame.tb_frame.f_code), frame.tb_lasti) for frame in found)
+    stack = _stacks.get(place)
+    if stack is None:
+        if len(_stacks) >= _KEPT:
+            _stacks.clear()
+        stack = _Stack(traceback.extract_tb(frames))
+        stack.codes = tuple(frame.tb_frame.f_code for frame in found)
+        stack.lines = traceback.StackSummary.format(stack)
+        _stacks[place] = stack
+    return stack
+
+
+def _each(frames: TracebackType | None) -> Iterator[TracebackType]:
+    while frames is not None:
+        yield frames
+        frames = frames.tb_next
 
 
 def _from_user_code(frames: TracebackType | None) -> TracebackType | None:

@@ -22,6 +22,7 @@ from etl.core.suspects import MAX_CRASHES, piece_size
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.codecs import decode_json_array
 from etl.postgres.database import Connection
+from etl.postgres.row_dicts import row_dicts
 from etl.postgres.statements import statement
 from etl.postgres.user_table import UserTable
 
@@ -272,12 +273,11 @@ class Claim:
             decode_json_array(column) if described[name].is_json else column
             for name, column in zip(names, columns, strict=False)
         ]
-        records = zip(*values, strict=True) if names else [()] * len(rows)
         return Batch(
             token=token,
             number=self._number,
             source=self._table.name,
-            rows=[dict(zip(names, record, strict=True)) for record in records],
+            rows=row_dicts(names, values, len(rows)),
             keys=[list(column) for column in columns[version + 2 :]],
             versions=list(columns[version]),
             crashes=crashes,

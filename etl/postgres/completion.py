@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -43,7 +42,6 @@ from etl.postgres.user_table import UserTable
 logger = logging.getLogger("etl.postgres")
 
 DEFER_FOR = timedelta(seconds=5)
-_position = itemgetter(0)  # of a result: where its row stands in the batch
 _LOCKED = ErrorText("RowLocked", "another session holds a lock on this row", "")
 
 
@@ -72,7 +70,7 @@ class Completion:
 
     @cached_property
     def _with_output(self) -> set[int]:
-        return {position for position, _ in self._processed.outputs}
+        return set(self._processed.positions)
 
     async def run(self, *, carry: Batch | None = None) -> Counts:
         """Complete the batch. `carry` are rows claimed with it that go on under a token of their own, from the same
@@ -182,7 +180,7 @@ class Completion:
             progress.locked.add(position)
             return
         progress.failures[position] = Failure.of(self._finishing.sink_name, error)
-        progress.sink.rows_in += sum(1 for where, _ in self._processed.outputs if where == position)
+        progress.sink.rows_in += self._processed.positions.count(position)
         progress.sink.quarantined += 1
 
     async def _mark_and_write(self, connection: Connection, progress: _Progress, positions: Sequence[int]) -> None:
@@ -236,12 +234,12 @@ class Completion:
 
     def _results_of(self, taken: set[int]) -> list[Any]:
         """The results of these rows, in key order."""
-        outputs = self._processed.outputs
+        positions, values = self._processed.positions, self._processed.values
         if taken >= self._with_output:
-            return [value for _, value in outputs]
-        first = bisect_left(outputs, min(taken, default=0), key=_position)
-        last = bisect_right(outputs, max(taken, default=-1), key=_position)
-        return [value for position, value in outputs[first:last] if position in taken]
+            return values
+        first = bisect_left(positions, min(taken, default=0))
+        last = bisect_right(positions, max(taken, default=-1))
+        return [values[place] for place in range(first, last) if positions[place] in taken]
 
     @property
     def _checks_late(self) -> bool:

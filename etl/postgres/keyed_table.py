@@ -8,6 +8,7 @@ from typing import Any
 
 from etl.core.batch import Batch
 from etl.core.table import Column, Table, quote_identifier
+from etl.postgres.codecs import array_of_numbers
 
 # Names of ours inside composed statements; a colon keeps them apart from any sane column.
 VERSION = '"etl:version"'
@@ -177,9 +178,9 @@ def row_parameters(batch: Batch, positions: Sequence[int]) -> list[Any]:
     The versions go as one text: the driver takes a microsecond for each number of an array.
     """
     if len(positions) == len(batch):
-        return [*batch.keys, array_literal(map(str, batch.versions))]
-    keys = ([column[n] for n in positions] for column in batch.keys)
-    return [*keys, array_literal(str(batch.versions[n]) for n in positions)]
+        return [*batch.keys, array_of_numbers(batch.versions)]
+    keys = (list(map(column.__getitem__, positions)) for column in batch.keys)
+    return [*keys, array_of_numbers(list(map(batch.versions.__getitem__, positions)))]
 
 
 def array_literal(values: Iterable[str]) -> str:

@@ -113,10 +113,12 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     done = range(len(batch)) if not failed else [n for n in range(len(batch)) if n not in failed]
     if not done:
         return None
-    results = [value for position, value in processed.outputs if position not in refused]
+    results = processed.values
+    if refused:
+        results = [value for position, value in processed.outputs if position not in refused]
     stages = processed.stages
     if writer is not None:
-        tried = len(processed.outputs)
+        tried = len(processed.values)
         stages = [
             *stages, StageCounts(finishing.sink_name, rows_in=tried, rows_out=len(results), quarantined=len(refused))
         ]  # fmt: skip

@@ -212,8 +212,7 @@ class TableWriter:
 
     def _distinct(self, group: Group, order: tuple[str, ...]) -> bool:
         """Whether no two rows can have an equal key, as the server has it."""
-        keys = group.part(order)
-        return compares_alike([self._table.columns[name] for name in order], keys) and len(set(keys)) == len(keys)
+        return self._sortable(group, order) and group.distinct(order)
 
     async def _insert_each(self, connection: Connection, group: Group, described: list[Column]) -> None:
         sql = composing.insert_one(self._table, described, list(map(travel, described, group.cells)), self._upsert)
@@ -244,7 +243,7 @@ class TableWriter:
         return not order or self._sortable(group, order)
 
     def _sortable(self, group: Group, order: tuple[str, ...]) -> bool:
-        return compares_alike([self._table.columns[name] for name in order], group.part(order))
+        return compares_alike([self._table.columns[name] for name in order], group.chosen(order))
 
     async def _copy(self, connection: Connection, group: Group) -> None:
         order = self._order(group)

@@ -31,16 +31,17 @@ class Delivery:
         Raises one of `TRANSIENT` when the sink cannot be reached, and `ConfigurationError` when it cannot take any row;
         then nothing is known of the batch.
         """
-        counts = StageCounts(self._sink.name, rows_in=len(processed.outputs))
+        counts = StageCounts(self._sink.name, rows_in=len(processed.values))
         seconds: list[float] = []
-        ordinals = list(dict.fromkeys(ordinal for ordinal, _ in processed.outputs))
+        ordinals = list(dict.fromkeys(processed.positions))
         by_ordinal: dict[int, list[Any]] = {}
         for ordinal, value in processed.outputs:
             by_ordinal.setdefault(ordinal, []).append(value)
         refused = await self._write(ordinals, by_ordinal, context, seconds)
         processed.failures.update(refused)
-        processed.outputs = [output for output in processed.outputs if output[0] not in refused]
-        counts.rows_out = len(processed.outputs)
+        if refused:
+            processed.outputs = [output for output in processed.outputs if output[0] not in refused]
+        counts.rows_out = len(processed.values)
         counts.quarantined = len(refused)
         counts.busy_s = sum(seconds)
         counts.calls = histogram(seconds)

@@ -21,7 +21,6 @@ import pytest
 from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, Retry, TriggerSource, processor
 from etl.app import Application, HandControls, connection_settings
 from etl.config import Settings
-from etl.core.batch import Processed
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.postgres.database import Database
@@ -29,7 +28,7 @@ from etl.postgres.statements import statement
 from etl.runtime import driven
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
-from tests.kit import NoTracing, a_job, eventually, schedules
+from tests.kit import NoTracing, a_job, eventually, processed_to, schedules
 from tests.protocol import Scene, counted, failing, faulty, ids, open_scene, written
 
 
@@ -569,7 +568,7 @@ async def test_a_row_with_one_refused_result_of_several_is_set_aside_whole(scene
     parts = {1: [1, 3], 2: [1, 2, 3], 3: [1], 4: [3]}
 
     fanned = [(n, {"id": key, "part": part}) for n, key in enumerate(ids(batch)) for part in parts[key]]
-    counts = await holder.complete(batch, Processed(outputs=fanned))
+    counts = await holder.complete(batch, processed_to(fanned))
 
     assert counted(counts) == {"claimed": 4, "written": 3, "quarantined": 1}
     assert await scene.fetch("SELECT id, part FROM out ORDER BY 1, 2") == [(1, 1), (1, 3), (3, 1), (4, 3)]

@@ -22,6 +22,7 @@ from etl.postgres.destination import Destinations
 from etl.sinks.delivery import Delivery
 from tests.conftest import Where
 from tests.faults import Cut, FaultProxy
+from tests.kit import processed_to
 from tests.protocol import Holder, Scene, counted, ids, open_scene, written
 from tests.unit.test_context import batch_of, shared
 
@@ -178,7 +179,7 @@ async def test_several_results_of_a_row_are_one_piece_of_work(scene: Scene, reac
     batch = await holder.must_claim(2)
     for results in (3, 1):
         outputs = [(n, {"id": id_, "attempt": m}) for n, id_ in enumerate(ids(batch)) for m in range(results)]
-        await into(reached).deliver(Processed(outputs=outputs), shared(batch))
+        await into(reached).deliver(processed_to(outputs), shared(batch))
 
     assert [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)] == await there(scene, "id, attempt")
 
@@ -336,7 +337,7 @@ async def test_a_table_that_is_not_there_stops_the_job_and_is_found_by_check(
 async def test_a_variable_without_a_url_stops_the_job(database: Database, dsn: str, said: str) -> None:
     async with reaching(database, dsn) as reached:
         with pytest.raises(ConfigurationError, match=said) as caught:
-            await into(reached).deliver(Processed(outputs=[(0, {"id": 1})]), shared(batch_of([["1"]])))
+            await into(reached).deliver(processed_to([(0, {"id": 1})]), shared(batch_of([["1"]])))
 
     assert SECRET not in str(caught.value)
 

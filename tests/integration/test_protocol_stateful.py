@@ -758,13 +758,15 @@ def processed(batch: Batch, failing: int) -> Processed:
     """What becomes of a batch: versions divisible by five are filtered; bits of `failing` say who fails, and a row
     that is held to have killed its process is not even tried."""
     result = Processed()
+    outputs: list[tuple[int, Any]] = []
     for position, row in enumerate(batch.rows):
         if failing >> position & 1 or is_poison(batch.crashes):
             result.failures[position] = Failure.of("process", ValueError("no good"))
         elif row["v"] % 5 == 0:
             result.filtered.append(position)
         else:
-            result.outputs.append((position, {"id": row["id"], "v": row["v"], "token": batch.token}))
+            outputs.append((position, {"id": row["id"], "v": row["v"], "token": batch.token}))
+    result.outputs = outputs
     return result
 
 

@@ -16,6 +16,7 @@ from etl.postgres.database import Database
 from etl.postgres.sql_stage import SqlStage, insert_target
 from tests.battery import Db
 from tests.conftest import PATIENT, Where
+from tests.kit import processed_to
 from tests.protocol import Holder, Scene, counted, faulty, open_scene
 
 _COPY = "INSERT INTO copy SELECT id, v, status FROM src WHERE id = ANY($keys)"
@@ -42,7 +43,7 @@ async def _holder(scene: Scene, sql: str = _COPY, *, beside: bool = True, databa
 
 
 def _all(rows: int, *, filtered: tuple[int, ...] = ()) -> Processed:
-    return Processed(outputs=[(n, {}) for n in range(rows) if n not in filtered], filtered=list(filtered))
+    return processed_to([(n, {}) for n in range(rows) if n not in filtered], filtered=list(filtered))
 
 
 @pytest.fixture(params=[True, False], ids=["at once", "in a transaction"])

@@ -22,8 +22,9 @@ from etl.core.batch import Batch, Failure, Processed
 from etl.core.context import BatchContext
 from etl.core.processor import as_processor
 from etl.processors import chain as chain_module
-from etl.processors import retrying
+from etl.processors import stage as stage_module
 from etl.processors.chain import Chain, Passage
+from etl.processors.retrying import Attempts, RetryRules
 from tests.kit import NoTracing
 
 PATIENCE = 20.0  # seconds until waiting for an event is a failure
@@ -377,6 +378,15 @@ async def test_another_error_than_the_policy_names_ends_the_retries() -> None:
     assert (processed.failures[0].error.type, processed.failures[0].attempts) == ("KeyError", 2)
 
 
+async def test_failures_are_told_in_row_order_whichever_row_failed_first() -> None:
+    def fail(context: Context, row: int) -> int:
+        raise TimeoutError if row == 1 else KeyError(row)
+
+    processed = await pass_through([of_kind("inline", fail, retry=Retry(2, TimeoutError, delay=0))], 0, 1, 2)
+
+    assert [0, 1, 2] == list(processed.failures)
+
+
 async def test_one_attempt_means_never_again() -> None:
     def fail(context: Context, row: int) -> int:
         raise TimeoutError
@@ -442,10 +452,10 @@ async def test_waits_are_drawn_from_zero_up_to_a_bound_that_doubles(waits: list[
 async def test_where_nothing_fails_tenacity_is_not_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrapped call costs tens of microseconds, a plain one less than one."""
 
-    async def entered(*_: Any, **__: Any) -> None:
+    def entered(*_: Any) -> None:
         raise AssertionError("tenacity was entered")
 
-    monkeypatch.setattr(chain_module, "call_again", entered)
+    monkeypatch.setattr(stage_module, "Attempts", entered)
     retry = Retry(5)
     chain = [of_kind(kind, lambda context, row: row + 1, retry=retry) for kind in KINDS]
 
@@ -454,26 +464,136 @@ async def test_where_nothing_fails_tenacity_is_not_entered(monkeypatch: pytest.M
     assert [value for _, value in processed.outputs] == [n + len(KINDS) for n in range(100)]
 
 
-@pytest.mark.parametrize("kind", ["sync", "batch"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_what_fails_once_goes_through_tenacity(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the test above tells something."""
     entered = []
-    original = retrying.call_again
 
-    async def watched(*arguments: Any, **options: Any) -> Any:
+    def watched(rules: RetryRules, started: float) -> Attempts:
         entered.append(kind)
-        return await original(*arguments, **options)
+        return Attempts(rules, started)
 
     def once(context: Context, row: int) -> int:
         if context.attempt == 1:
             raise TimeoutError
         return row
 
-    monkeypatch.setattr(chain_module, "call_again", watched)
+    monkeypatch.setattr(stage_module, "Attempts", watched)
     processed = await pass_through([of_kind(kind, once, retry=Retry(2, delay=0))], 0)
 
     assert entered == [kind]
     assert processed.outputs == [(0, 0)]
+
+
+# Rows in retry whose calls are made right where the passage is: they wait together
+
+
+def raising_once(rows: set[int]) -> Callable[[Context, int], int]:
+    """These rows raise at the first attempt."""
+
+    def act(context: Context, row: int) -> int:
+        if row in rows and context.attempt == 1:
+            raise TimeoutError
+        return row
+
+    return act
+
+
+async def test_rows_that_wait_for_an_inline_processor_share_one_task() -> None:
+    passage = passage_of([of_kind("inline", raising_once({*range(50)}), retry=Retry(2, delay=0.001))], *range(60))
+    before = asyncio.all_tasks()
+    await passage.start()
+    tasks = len(asyncio.all_tasks() - before)
+    await passage.wait(PATIENCE)
+
+    assert 1 == tasks
+    assert [(n, n) for n in range(60)] == passage.take(range(60)).outputs
+
+
+async def test_a_row_that_waits_long_does_not_hold_up_one_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays = [3600.0, 0.0, 3600.0, 0.001]
+    monkeypatch.setattr(random, "uniform", lambda low, high: delays.pop(0))
+    passage = passage_of([of_kind("inline", raising_once({0, 1, 2, 3}), retry=Retry(2))], *range(5))
+    await passage.start()
+    async with asyncio.timeout(PATIENCE):
+        while (waiting := await passage.wait(0.001)) != [0, 2]:
+            await asyncio.sleep(0)
+    passage.cancel()
+
+    assert [0, 2] == waiting
+    assert [(0, 1), (1, 3), (2, 4)] == passage.take([1, 3, 4]).outputs
+
+
+async def test_rows_that_raise_again_wait_again_and_each_ends_by_its_own_attempts() -> None:
+    """The n-th row comes through at its n-th attempt; of the last ones there is none."""
+    seen: list[tuple[int, int]] = []
+
+    def act(context: Context, row: int) -> int:
+        seen.append((row, context.attempt))
+        if context.attempt < row:
+            raise TimeoutError(f"attempt {context.attempt}")
+        return row
+
+    processed = await pass_through([of_kind("inline", act, retry=Retry(3, delay=0))], *range(1, 6))
+
+    assert sorted((row, n) for row in range(1, 6) for n in range(1, min(row, 3) + 1)) == sorted(seen)
+    assert [(0, 1), (1, 2), (2, 3)] == processed.outputs
+    assert {3: 3, 4: 3} == {position: failure.attempts for position, failure in processed.failures.items()}
+    assert (5, 3, 4) == (processed.stages[0].rows_in, processed.stages[0].rows_out, processed.stages[0].retried)
+    assert len(seen) == sum(processed.stages[0].calls.values())
+
+
+async def test_a_row_held_up_by_a_later_stage_does_not_hold_up_those_that_still_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays = [0.0, 0.01]
+    monkeypatch.setattr(random, "uniform", lambda low, high: delays.pop(0))
+    arrived = asyncio.Event()
+
+    async def second(context: Context, row: int) -> int:
+        if row == 1:
+            arrived.set()
+        async with asyncio.timeout(PATIENCE):
+            await arrived.wait()
+        return row
+
+    first = of_kind("inline", raising_once({0, 1}), retry=Retry(2))
+    processed = await pass_through([first, second], 0, 1)
+
+    assert [(0, 0), (1, 1)] == processed.outputs
+
+
+async def test_given_up_rows_in_a_later_stage_are_called_no_more() -> None:
+    entered, called = asyncio.Event(), []
+
+    async def second(context: Context, row: int) -> int:
+        called.append(row)
+        entered.set()
+        await asyncio.Event().wait()
+        return row
+
+    first = of_kind("inline", raising_once({0, 1}), retry=Retry(2, delay=0))
+    passage = passage_of([first, second], 0, 1)
+    await passage.start()
+    waiting = asyncio.create_task(passage.wait())
+    await entered.wait()
+    passage.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert [0] == called
+
+
+async def test_a_bug_of_the_framework_in_a_retry_is_told_and_no_row_s_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Passage, *_: Any) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(Passage, "_go_on", broken)
+    passage = passage_of([of_kind("inline", raising_once({0}), retry=Retry(2, delay=0))], 0, 1)
+    await passage.start()
+
+    with pytest.raises(AssertionError, match="a bug"):
+        await passage.wait(PATIENCE)
 
 
 # Everything that can be raised
@@ -616,7 +736,7 @@ async def test_a_batch_processor_that_does_not_answer_one_for_one_is_told_so(tol
     assert list(processed.failures) == [0, 1]
     assert "one item per row: a str for 1 rows" in processed.failures[0].error.message
     with pytest.raises(TypeError, match=told):
-        chain_module._one_each(answer, [None, None])  # type: ignore[list-item]
+        chain_module._one_each(answer, [0, 1])
 
 
 async def test_items_of_a_batch_answer_filter_and_fan_out_like_rows() -> None:
@@ -628,6 +748,25 @@ async def test_items_of_a_batch_answer_filter_and_fan_out_like_rows() -> None:
 
     assert processed.filtered == [0]
     assert processed.outputs == [(1, 10), (1, 11), (2, 2)]
+
+
+async def test_a_batch_processor_may_use_its_lists_again() -> None:
+    """Neither the list that it was given nor the one it returned is looked at later."""
+    rows: list[int] = [1, 2]
+    results: list[int] = []
+
+    @processor(batch=True, inline=True)
+    def act(context: Context, given: list[int]) -> list[int]:
+        results[:] = [row * 2 for row in given]
+        given.clear()
+        return results
+
+    passage = passage_of([act], *rows)
+    await passage.start()
+    results.clear()
+
+    assert passage.take([0, 1]).outputs == [(0, 2), (1, 4)]
+    assert passage._batch.rows == [1, 2]
 
 
 async def test_a_whole_batch_is_tried_again_before_it_is_halved() -> None:

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from etl.postgres.codecs import encode_json, encode_json_array
+from etl.postgres.codecs import array_of_numbers, encode_json, encode_json_array
 
 
 class Level(Enum):
@@ -115,3 +115,8 @@ def test_none_beside_plain_values_does_not_need_the_slow_encoder(monkeypatch: py
     assert [{"at": "2024-01-01T00:00:00+00:00"}, None] == orjson.loads(
         encode_json_array([{"at": datetime(2024, 1, 1, tzinfo=UTC)}, None])
     )
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [-(2**63), 2**63 - 1, 7], [4_294_967_295] * 3])
+def test_numbers_become_the_text_of_an_array_as_the_server_reads_it(numbers: list[int]) -> None:
+    assert f"{{{','.join(map(str, numbers))}}}" == array_of_numbers(numbers)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from etl.core.table import Column, Table
 from etl.postgres.writing.composing import Upsert, arrange, insert_rows
+from etl.postgres.writing.rows import Group
 from etl.postgres.writing.values import compares_alike, travel
 
 PLAIN = Column(
@@ -29,6 +30,12 @@ def test_keys_go_by_their_bytes_unless_a_collation_of_their_own_says_otherwise()
 
 
 def test_python_does_not_judge_keys_that_another_collation_compares() -> None:
-    assert compares_alike([PLAIN], [("A",), ("a",)])
-    assert not compares_alike([WITHOUT_CASE], [("A",), ("a",)])
-    assert not compares_alike([PLAIN], [("A",), (None,)])
+    assert compares_alike([PLAIN], [["A", "a"]])
+    assert not compares_alike([WITHOUT_CASE], [["A", "a"]])
+    assert not compares_alike([PLAIN], [["A", None]])
+
+
+def test_rows_are_distinct_by_all_columns_of_the_key_together() -> None:
+    rows = Group(("b", "a", "c"), [[1, 2, 1], [1, 1, 2], [1, 1, 1]], range(3))
+
+    assert [False, False, True, False] == [rows.distinct(key) for key in [("a",), ("b",), ("a", "b"), ("c", "a")]]

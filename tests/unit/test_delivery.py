@@ -15,6 +15,7 @@ from etl import ConfigurationError, Context, Sink
 from etl.core.batch import Failure, Processed
 from etl.core.sanitise import ErrorText
 from etl.sinks.delivery import Delivery
+from tests.kit import processed_to
 from tests.unit.test_context import batch_of, shared
 
 EIGHT = [(n, f"r{n}") for n in range(8)]
@@ -45,7 +46,7 @@ class Sync(Notes):
 
 async def deliver(sink: Sink, outputs: list[tuple[int, Any]], **more: Any) -> Processed:
     """Deliver results by position in a batch of ten rows."""
-    processed = Processed(outputs=list(outputs), **more)
+    processed = processed_to(outputs, **more)
     await Delivery(sink).deliver(processed, shared(batch_of([[str(n) for n in range(10)]])))
     return processed
 
@@ -123,7 +124,7 @@ async def test_results_of_one_row_are_never_torn_apart() -> None:
 )
 async def test_a_sink_that_cannot_be_reached_or_take_anything_is_no_rows_fault(error: Exception) -> None:
     sink = Notes("r5", error=error)
-    processed = Processed(outputs=list(EIGHT))
+    processed = processed_to(EIGHT)
 
     with pytest.raises(type(error)):
         await Delivery(sink).deliver(processed, shared(batch_of([[str(n) for n in range(8)]])))
@@ -139,7 +140,7 @@ async def test_a_sink_that_goes_away_while_a_batch_is_halved_leaves_nobody_charg
                 raise ConnectionError("away")
             await super().write(context, rows)
 
-    processed = Processed(outputs=list(EIGHT))
+    processed = processed_to(EIGHT)
 
     with pytest.raises(ConnectionError):
         await Delivery(Leaving("r0")).deliver(processed, shared(batch_of([[str(n) for n in range(8)]])))
@@ -198,7 +199,7 @@ async def test_poison_rows_are_found_in_few_calls(poison: set[int]) -> None:
     """Two pieces at each of the log n levels, for each poison row."""
     sink = Notes(*poison)
     context = shared(batch_of([[str(n) for n in range(1024)]]))
-    processed = Processed(outputs=[(n, n) for n in range(1024)])
+    processed = processed_to((n, n) for n in range(1024))
 
     await Delivery(sink).deliver(processed, context)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 import unicodedata
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -15,6 +17,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from etl.core import sanitise
+from etl.core.redaction import redacting, redaction_of
 from etl.core.sanitise import (
     MESSAGE_LIMIT,
     PAYLOAD_LIMIT,
@@ -182,6 +186,94 @@ def test_an_exception_is_told_by_type_message_and_traceback() -> None:
     assert (told.type, told.message) == ("ValueError", "no good")
     assert told.traceback.startswith("Traceback (most recent call last):")
     assert told.traceback.endswith("ValueError: no good\n")
+
+
+def _divide(by: int) -> float:
+    return 1 / by
+
+
+def _divide_elsewhere(by: int) -> float:
+    return 1 / by
+
+
+def _noted(by: int) -> float:
+    try:
+        return 1 / by
+    except ZeroDivisionError as error:
+        error.add_note("by nought")
+        raise
+
+
+def _caused(by: int) -> float:
+    try:
+        return 1 / by
+    except ZeroDivisionError as error:
+        raise ValueError(f"by {by}") from error
+
+
+def _on_the_way(by: int) -> float:
+    try:
+        return 1 / by
+    except ZeroDivisionError:
+        raise ValueError(f"by {by}")  # noqa: B904
+
+
+def _grouped(by: int) -> float:
+    try:
+        return 1 / by
+    except ZeroDivisionError as error:
+        raise ExceptionGroup("several", [error]) from None
+
+
+def _misspelled(by: int) -> float:
+    return bye  # type: ignore[name-defined, no-any-return]  # noqa: F821
+
+
+def _deep(by: int, depth: int = 30) -> float:
+    return _deep(by, depth - 1) if depth else 1 / by
+
+
+def _anywhere(by: int) -> float:
+    if by == 0:
+        return 1 / by
+    return by + 1
+
+
+@pytest.mark.parametrize(
+    "function", [_divide, _divide_elsewhere, _noted, _caused, _on_the_way, _grouped, _misspelled, _deep, _anywhere]
+)
+def test_a_traceback_is_told_as_python_tells_it_the_first_time_and_again(function: Callable[[int], float]) -> None:
+    """Though the frames of equal ones are put into words once."""
+    for by in (0, 0, "", 0, ""):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever
+            function(by)  # type: ignore[arg-type]
+        expected = "".join(traceback.format_exception(caught.value))
+
+        assert expected == describe_exception(caught.value).traceback
+
+
+def test_frames_that_are_remembered_are_bounded_and_told_apart_from_those_of_code_that_is_gone() -> None:
+    for n in range(3 * sanitise._KEPT):
+        namespace: dict[str, Any] = {}
+        exec("\n" * n + "def fail(): return 1 / 0", namespace)
+        with pytest.raises(ZeroDivisionError) as caught:
+            namespace["fail"]()
+
+        assert "".join(traceback.format_exception(caught.value)) == describe_exception(caught.value).traceback
+        assert len(sanitise._stacks) <= sanitise._KEPT
+
+
+def test_what_is_remembered_of_a_text_is_not_told_under_other_rules() -> None:
+    error = raised(ValueError("customer 4711 is unknown"))
+    before = describe_exception(error)
+    with redacting(redaction_of((), ("47[0-9]{2}",))):
+        within = describe_exception(error)
+    after = describe_exception(error)
+
+    assert "customer 4711" in before.message
+    assert "4711" in before.traceback
+    assert "4711" not in within.message + within.traceback
+    assert before == after
 
 
 @pytest.mark.parametrize(

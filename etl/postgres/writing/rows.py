@@ -22,9 +22,18 @@ class Group:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def chosen(self, columns: Sequence[str]) -> list[list[Any]]:
+        """The values of some columns. Raises `ValueError` if one is not among them."""
+        return [self.cells[self.columns.index(name)] for name in columns]
+
     def part(self, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Some columns, row by row. Raises `ValueError` if one is not among them."""
-        return list(zip(*(self.cells[self.columns.index(name)] for name in columns), strict=True))
+        """The same row by row."""
+        return list(zip(*self.chosen(columns), strict=True))
+
+    def distinct(self, columns: Sequence[str]) -> bool:
+        """Whether no two rows have equal values in all of some columns, as Python compares them."""
+        cells = self.chosen(columns)
+        return len(set(cells[0] if len(cells) == 1 else zip(*cells, strict=True))) == len(self)
 
     def records(self) -> list[tuple[Any, ...]]:
         """All columns, row by row."""

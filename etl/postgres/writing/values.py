@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from etl.core.table import Column
-from etl.postgres.codecs import encode_json, encode_json_array
+from etl.postgres.codecs import array_of_numbers, encode_json, encode_json_array
 
 _FINITE = frozenset(("float4", "float8", "numeric"))
 _FINITE_INSIDE = frozenset(("_float4", "_float8", "_numeric", "numrange", "nummultirange"))
@@ -75,7 +75,7 @@ def travel(column: Column, cells: Sequence[Any]) -> Travel:
 def as_parameter(column: Column, way: Travel, cells: list[Any]) -> Any:
     """The cells as the driver takes them. Raises `ValueRefusedError`."""
     if way.bare:
-        return f"{{{','.join(map(str, cells))}}}"
+        return array_of_numbers(cells)
     try:
         if column.base == "jsonb":
             return encode_json_array(cells)
@@ -165,11 +165,12 @@ def comparable(column: Column, name: str) -> str:
     return f"{name} COLLATE {collation}"
 
 
-def compares_alike(columns: Sequence[Column], records: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether Python finds the same of these keys equal as the server, and puts them in the same order."""
+def compares_alike(columns: Sequence[Column], cells: Sequence[Sequence[Any]]) -> bool:
+    """Whether Python finds the same of these keys, column by column, equal as the server, and puts them in the same
+    order."""
     return all(
-        column.base in _ALIKE and column.collation in _BYTEWISE and set(map(type, cells)) == {_ALIKE[column.base]}
-        for column, cells in zip(columns, zip(*records, strict=True), strict=True)
+        column.base in _ALIKE and column.collation in _BYTEWISE and set(map(type, values)) == {_ALIKE[column.base]}
+        for column, values in zip(columns, cells, strict=True)
     )
 
 
