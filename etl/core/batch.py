@@ -107,4 +107,4 @@ class Processed:
     @property
     def with_results(self) -> list[int]:
         """The positions of the rows that something came of, each once, in order."""
-        return sorted({*self.positions})
+        return [*self.positions] if isinstance(self.positions, range) else sorted({*self.positions})

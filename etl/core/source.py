@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, Self
 
 from etl.core.after import AfterTrigger
@@ -24,8 +25,9 @@ class PipelineRun(Protocol):
     async def claim(self) -> Batch | None:
         """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
 
-    async def finish(self, batch: Batch) -> None:
-        """Process a claimed batch, write its results and record what became of each row."""
+    async def finish(self, batch: Batch, turn: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Process a claimed batch, write its results and record what became of each row. `turn` is awaited in between:
+        whoever finishes several batches at once may have them written one after the other."""
 
 
 class TriggerSource(ABC):

@@ -15,8 +15,9 @@ from typing import Any
 
 from etl.core.batch import Batch
 from etl.core.table import Column, quote_identifier
+from etl.postgres.codecs import array_of_numbers
 from etl.postgres.held_rows import ISSUE, HeldRows, still_open
-from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, array_literal, as_row, quote_literal
+from etl.postgres.keyed_table import HANDLED, ORDINAL, VERSION, Shard, as_row, quote_literal
 
 _FEW = 1000  # issues that are looked through one by one
 _PENDING = '"etl:pending"'
@@ -233,7 +234,7 @@ RETURNING {pending}
         """The rows at these positions as `done_if` takes them."""
         parameters = self.parameters(batch, positions)
         if len(self.row_key) == 1:
-            parameters[-1] = array_literal({str(batch.versions[n]) for n in positions})
+            parameters[-1] = array_of_numbers([*{batch.versions[n] for n in positions}])
         return parameters
 
     @cached_property

@@ -138,10 +138,19 @@ class DrivenPipeline:
             self.cut_short = self.cut_short or self._control.stopping
             return None
 
-    async def finish(self, batch: Batch) -> None:
-        """Process a claimed batch, write its results and record what became of each row."""
+    async def finish(self, batch: Batch, turn: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Process a claimed batch, write its results and record what became of each row; await `turn` in between."""
         attributes = {"etl.batch.number": batch.number, "etl.batch.token": str(batch.token), "etl.rows": len(batch)}
         alone = must_be_alone(batch.crashes)
+        stood_for_turn = 0.0
+
+        async def timed_turn() -> None:
+            nonlocal stood_for_turn
+            if turn is not None:
+                began = time.monotonic()
+                await turn()
+                stood_for_turn = time.monotonic() - began
+
         async with self._drive.gate.enter(alone=alone) as stood:
             batch.claim_waited += stood
             with self._drive.tracing.span("etl.batch", **attributes):
@@ -151,9 +160,10 @@ class DrivenPipeline:
                 if alone:
                     await self._table().suspect(batch)
                 started = time.monotonic()
-                await self._pass(batch)
+                await self._pass(batch, timed_turn)
         if self._finds_size and not alone:
-            self._size = next_size(self._size, len(batch), batch.claim_seconds + time.monotonic() - started)
+            spent = batch.claim_seconds + time.monotonic() - started - stood_for_turn
+            self._size = next_size(self._size, len(batch), spent)
 
     async def settle(self) -> None:
         """Wait for rows that went on by themselves."""
@@ -208,7 +218,7 @@ class DrivenPipeline:
         await source.begin_sweep(use_hint=False)
         return True
 
-    async def _pass(self, batch: Batch) -> None:
+    async def _pass(self, batch: Batch, turn: Callable[[], Awaitable[None]]) -> None:
         """Through the processors; rows that wait long for a retry go on by themselves."""
         context = self._context(batch)
         passage = self._drive.chain.passage(batch, context, self._drive.tracing)
@@ -217,6 +227,7 @@ class DrivenPipeline:
             waiting = await passage.wait(STRAGGLER_SECONDS)
             if waiting and self._must_wait(batch, len(waiting)):
                 waiting = await passage.wait()
+            await turn()
         except BaseException:
             passage.cancel()
             raise

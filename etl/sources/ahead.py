@@ -38,7 +38,7 @@ class Ahead:
         self._most = min(lanes, MOST)
         self._turn = asyncio.Lock()
         self._early: deque[asyncio.Task[Batch | None]] = deque()
-        self._quick = False  # nothing is known before the first batch
+        self.quick = False  # whether batches are; nothing is known before the first batch
         self._over = False
 
     async def next(self) -> Batch | None:
@@ -57,7 +57,7 @@ class Ahead:
                 return None
             stood = max(0.0, time.perf_counter() - admitted - batch.claim_seconds)
             batch.claim_waited = admitted - asked + min(batch.claim_waited, stood)
-            while self._quick and len(self._early) < self._most:
+            while self.quick and len(self._early) < self._most:
                 self._early.append(self._spawn(self._claim_after(self._early[-1] if self._early else None)))
             return batch
 
@@ -71,4 +71,4 @@ class Ahead:
         """Around the work on a batch: how long it takes tells whether claiming ahead is worth it."""
         started = time.monotonic()
         yield
-        self._quick = time.monotonic() - started < QUICK
+        self.quick = time.monotonic() - started < QUICK

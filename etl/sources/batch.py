@@ -11,6 +11,7 @@ from etl.core.sink import key_columns
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.sources.ahead import Ahead
+from etl.sources.lane import Turn, run_lane
 
 MAX_BATCH_SIZE = 100_000
 MAX_CONCURRENCY = 64
@@ -42,8 +43,9 @@ class BatchProcessingSource(TableSource):
     `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
                    somebody changes or replays it.
     `batch_size`   rows claimed at once and committed together; "auto" finds the number that takes a fifth of a second.
-    `concurrency`  batches in flight in one run; while batches are quick, one more is claimed ahead, or two where there
-                   are several lanes.
+    `concurrency`  lanes of a run: batches that are in the processors at once. While batches are quick, each lane
+                   processes one while the one before it is written, and one more is claimed ahead, or two where there
+                   are several lanes. Each lane writes its batches in their order.
     `order_by`     column or columns that say which rows come first, lowest first, before the key does ("priority");
                    what arrives in front of rows that wait is taken before them, by the same run.
     `ordered_by`   column or columns whose equal values belong together ("customer_id"): their rows are written strictly
@@ -124,13 +126,13 @@ class BatchProcessingSource(TableSource):
         await self.pipeline.ready()
         async with asyncio.TaskGroup() as lanes:
             ahead = Ahead(self._claim, lanes.create_task, self.concurrency)
-            for _ in range(self.concurrency):
-                lanes.create_task(self._lane(ahead))
 
-    async def _lane(self, ahead: Ahead) -> None:
-        while (batch := await ahead.next()) is not None:
-            async with ahead.in_hand():
-                await self.pipeline.finish(batch)
+            async def finish(batch: Batch, turn: Turn) -> None:
+                async with ahead.in_hand():
+                    await self.pipeline.finish(batch, turn)
+
+            for _ in range(self.concurrency):
+                lanes.create_task(run_lane(ahead.next, finish, lanes.create_task, lambda: ahead.quick))
 
     async def _claim(self) -> Batch | None:
         return await self.pipeline.claim()

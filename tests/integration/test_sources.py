@@ -7,6 +7,7 @@ failure.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -475,3 +476,39 @@ async def test_a_statement_that_cannot_be_right_is_refused(
 
     assert problem in str(refused.value)
     assert await scene.value("SELECT count(*) FROM src WHERE status = 'pending'") == 1
+
+
+# Lanes
+
+
+async def test_a_batch_is_processed_while_the_one_before_it_waits_to_be_written(
+    scene: Scene, database: Database
+) -> None:
+    await scene.execute("""
+        CREATE TABLE src (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'pending');
+        CREATE TABLE dst (id bigint, n serial);
+        INSERT INTO src SELECT generate_series(1, 15)""")
+    second, locked, third = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @processor
+    async def pass_on(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] == 6:
+            second.set()
+            await locked.wait()
+        if row["id"] == 11:
+            third.set()
+        return {"id": row["id"]}
+
+    source = BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=5)
+    running = asyncio.create_task(_run(database, source, pass_on, PostgresSink("dst")))
+    await second.wait()
+    await scene.execute("BEGIN; LOCK TABLE dst IN SHARE MODE")
+    locked.set()
+    await third.wait()
+
+    assert await scene.value("SELECT count(*) FROM dst") == 5
+
+    await scene.execute("COMMIT")
+    run = await running
+    assert counted(run.counts) == {"claimed": 15, "written": 15}
+    assert await scene.fetch("SELECT id FROM dst ORDER BY n") == [*range(1, 16)]
