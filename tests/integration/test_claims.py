@@ -419,6 +419,58 @@ async def test_a_sweep_begins_at_the_stored_place_and_comes_round_to_it(scene: S
     assert await scene.value("SELECT positions ->> 'job' FROM etl.source_cursor") == '["10"]'
 
 
+async def test_a_sweep_begins_with_its_first_claim_in_one_transaction(scene: Scene, where: Where) -> None:
+    await scene.fill(5)
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct)
+        before = len(proxy.steps)
+
+        await holder.must_claim()
+
+        sent = [step.sql.split()[0] for step in proxy.steps[before:] if step.kind in ("execute", "query")]
+    assert ["BEGIN", "COMMIT"] == [word for word in sent if word in ("BEGIN", "COMMIT")]
+
+
+async def test_a_first_claim_that_is_issued_again_goes_by_its_first_look(scene: Scene, where: Where) -> None:
+    """Its answer is lost, and before it asks again another run of the job has moved the place. By the new place the
+    sweep would come by the rows between the two once more, and by those of them that it has set aside."""
+    await scene.fill(30)
+    first = await scene.run()
+    await first.complete(await first.must_claim())
+    await first.end(RunState.cancelled)
+    await scene.execute("UPDATE src SET status = 'pending'")
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct)
+        lost, again = proxy.cut(Cut.AFTER, at="^COMMIT"), proxy.hold("^BEGIN", nth=2)
+        claiming = asyncio.create_task(holder.must_claim())
+        await again.reached()
+        await scene.execute("""UPDATE etl.source_cursor SET positions = '{"job": ["25"]}'""")
+        again.release()
+        batch = await claiming
+        await holder.complete(batch, _refusing(batch, 12))
+
+        rest = await holder.drain()
+
+        assert lost.fired
+    assert ids(batch) == [*range(11, 21)]
+    assert rest == [*range(21, 31), *range(1, 11)]
+
+
+async def test_the_very_first_claim_of_a_source_makes_it_known(scene: Scene, where: Where) -> None:
+    """Although the answers to its first transactions are lost, one after the other."""
+    await scene.fill(5)
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct, swept=False)
+        await holder.claims.begin_sweep()
+        lost = [proxy.cut(cut, at="^COMMIT", nth=nth) for nth, cut in ((2, Cut.BEFORE), (3, Cut.AFTER), (5, Cut.AFTER))]
+
+        batch = await holder.must_claim()
+
+        assert all(each.fired for each in lost)
+    assert ids(batch) == [1, 2, 3, 4, 5]
+    assert await scene.batches() == [("open", 5)]
+
+
 async def test_a_stored_place_beyond_the_last_row_hides_nothing(scene: Scene) -> None:
     await scene.fill(20)
     await (await scene.run()).end()
@@ -484,10 +536,10 @@ async def test_jobs_that_claim_a_table_by_different_keys_exclude_each_other(scen
     batch = await by_id.must_claim()
     by_number = await scene.run("by number", source=await scene.source(key="number"), swept=False)
 
-    with pytest.raises(ConfigurationError, match=r"being claimed by the key \(id int8\)"):
-        await by_number.claims.begin_sweep()
-    await by_id.complete(batch)
     await by_number.claims.begin_sweep()
+    with pytest.raises(ConfigurationError, match=r"being claimed by the key \(id int8\)"):
+        await by_number.claim()
+    await by_id.complete(batch)
 
     assert await by_number.drain() == [*range(980, 990)]
 
@@ -541,7 +593,7 @@ async def test_a_batch_of_large_rows_ends_where_it_has_enough_bytes(scene: Scene
 async def test_a_sweep_over_nothing_is_one_statement(scene: Scene, where: Where) -> None:
     """No claim is made where there is nothing to claim, to take over or to settle."""
     await scene.fill(0)
-    await (await scene.run()).claims.begin_sweep()
+    await scene.run()
     async with faulty(where) as (proxy, direct):
         holder = await scene.run(database=direct, swept=False)
         before = len(proxy.steps)
