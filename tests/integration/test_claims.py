@@ -19,6 +19,7 @@ from etl import BatchProcessingSource, Context, Pipeline, PostgresSink
 from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.batch import Batch, Processed
+from etl.core.ports import RunEnd
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.database import Database
@@ -242,6 +243,41 @@ async def test_claimants_of_one_source_take_turns(scene: Scene, where: Where) ->
 
         assert ids(await one) == [*range(1, 11)]
         assert ids(await other) == [*range(11, 21)]
+
+
+async def test_runs_that_end_at_once_remember_their_places_side_by_side(scene: Scene, db: Any) -> None:
+    """One waits for the other, and then adds its own place to what that has written."""
+    await scene.fill(20)
+    holder = await scene.run()
+    await holder.complete(await holder.must_claim())
+    async with db.transaction():
+        await db.execute("""UPDATE etl.source_cursor SET positions = positions || '{"other": ["7"]}'""")
+        ending = asyncio.create_task(holder.end(RunState.cancelled))
+        await scene.waiting_for_locks()
+    await ending
+
+    assert await scene.value("SELECT positions::text FROM etl.source_cursor") == '{"job": ["10"], "other": ["7"]}'
+
+
+async def test_places_are_remembered_in_one_order(scene: Scene, db: Any) -> None:
+    """Whoever waits for the first of several sources has none of the others."""
+    await scene.fill(0)
+    holder = await scene.run()
+    await scene.execute(
+        "INSERT INTO etl.source_cursor (source, key) SELECT c, 'id int8' FROM unnest('{c,b,a}'::text[]) c"
+    )
+    end = RunEnd(RunState.cancelled, positions={"c": ["3"], "b": ["2"], "a": ["1"]})
+    async with db.transaction():
+        await db.execute("SELECT FROM etl.source_cursor WHERE source = 'a' FOR UPDATE")
+        ending = asyncio.create_task(scene.store.end(holder.run_id, holder.worker, end))
+        await scene.waiting_for_locks()
+        await scene.execute("SELECT FROM etl.source_cursor WHERE source <> 'a' FOR UPDATE NOWAIT")
+    await ending
+
+    places = await scene.fetch(
+        "SELECT positions -> 'job' ->> 0 FROM etl.source_cursor WHERE length(source) = 1 ORDER BY 1"
+    )
+    assert places == ["1", "2", "3"]
 
 
 async def test_a_claim_does_not_wait_for_rows_that_somebody_else_has_locked(scene: Scene, db: Any) -> None:
