@@ -1,27 +1,28 @@
 -- Under the lock of a trigger: start a run here for the messages that wait for it, with its tick, if nothing stands in
 -- its way. No row: something does, and nothing was done.
---   $1 run   $2 job   $3 trigger   $4 overlap key   $5 runs that may be active at once   $6 pool   $7 size of the pool
+--   $1 run   $2 job   $3 trigger   $4 overlap key   $5 places of runs that may be active at once   $6 pool   $7 its places
+--   (arrays, not numbers to count up to: of these the server would expect so much that it would plan it each time)
 --   $8 seconds to start within   $9 worker   $10 host   $11 pid   $12 lease in seconds   $13 jobs this worker knows
 --   $14 runs already in hand
 WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now
 ), place AS MATERIALIZED (
     SELECT g AS slot
-      FROM generate_series(0, $5::integer - 1) AS g
+      FROM unnest($5::integer[]) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a
                         WHERE a.overlap_key = $4 AND a.slot = g AND a.state IN ('queued', 'running'))
      ORDER BY g
      LIMIT 1
 ), seat AS MATERIALIZED (
     SELECT g AS pool_slot
-      FROM generate_series(1, $7::integer) AS g
+      FROM unnest($7::integer[]) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a WHERE a.pool = $6 AND a.pool_slot = g AND a.state = 'running')
      ORDER BY g
      LIMIT 1
 ), started AS (
     INSERT INTO etl.run (run_id, job, trigger, overlap_key, slot, places, state, worker_id, host, pid, queued_at,
                          started_at, lease_until, pool, pool_slot, start_by, serves_messages)
-    SELECT $1, $2, $3, $4, place.slot, $5, 'running', $9, $10, $11, now,
+    SELECT $1, $2, $3, $4, place.slot, cardinality($5::integer[]), 'running', $9, $10, $11, now,
            now, now + $12::float8 * interval '1 second', $6::text, seat.pool_slot,
            now + $8::float8 * interval '1 second', true
       FROM clock
