@@ -36,6 +36,7 @@ from etl.postgres.one_statement import RowWriter
 from etl.postgres.resolution import resolve_sink, resolve_source
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.sql_stage import SqlStage
+from etl.postgres.statements import statement
 from etl.postgres.table_writer import TableWriter
 from etl.postgres.user_table import UserTable
 from tests.conftest import LEASE, Where
@@ -203,8 +204,14 @@ class Scene:
         reached = database or self.database
         claims = ClaimedTable(reached, claimant, writer, "sink")
         if swept:
+            await self.register(table)
             await claims.begin_sweep()
         return Holder(self, run, worker, claimant, writer, reached, claims)
+
+    async def register(self, table: UserTable) -> None:
+        """What the first claim of all does: give claimants something to take turns on."""
+        for name in sorted({table.name, table.lane}):
+            await self.execute(statement("register_source"), name, table.key_signature)
 
     async def reap(self) -> list[UUID]:
         """What any process does now and then: end runs whose lease is over."""

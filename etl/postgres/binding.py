@@ -44,7 +44,7 @@ class PostgresBinder:
             return Bound(None, events)
         assert isinstance(pipeline.source, TableSource)
         claimant = Claimant(
-            table=replace(resolved.source, replay=run.trigger == REPLAY),
+            table=replace(resolved.source, replay=True) if run.trigger == REPLAY else resolved.source,
             job=pipeline.name,
             run_id=run.run_id,
             worker_id=worker.worker_id,

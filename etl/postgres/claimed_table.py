@@ -77,29 +77,27 @@ class ClaimedTable:
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers."""
         await self._claims.begin_sweep(use_hint=use_hint)
-        if self._claims.found_some and self._claimant.table.done:
-            self._unseen = True  # the first claim may tell
-        else:
-            await self._look_at_backlog(self._claims)
+        self._unseen = True
 
-    async def _look_at_backlog(self, claims: Claims) -> None:
-        """Note what the run has before it; what a sweep found to be nothing need not be counted."""
-        if self._backlog is None:
+    async def _look_at_backlog(self, claims: Claims, first: Batch | None) -> None:
+        """Note what the run has before it. Neither what a sweep found to be nothing has to be counted, nor what was all
+        taken by its first claim."""
+        table, backlog = self._claimant.table, self._backlog
+        if backlog is None:
             return
-        if claims.found_some:
-            await self._backlog.begin()
-        elif not (self._claimant.table.shards or self._claimant.table.replay):
-            self._backlog.nothing()
+        if first is not None and table.done and not table.shards and claims.took_all and not backlog.tells_time:
+            backlog.found(len(first))
+        elif claims.found_some:
+            await backlog.begin()
+        elif not (table.shards or table.replay):
+            backlog.nothing()
 
     async def next(self, token: UUID, most: int) -> Batch | None:
         """Claim the next batch."""
         batch = await self._claims.next(token, most)
-        if self._unseen and self._backlog is not None:
+        if self._unseen:
             self._unseen = False
-            if batch is not None and self._claims.took_all and not self._backlog.tells_time:
-                self._backlog.found(len(batch))
-            else:
-                await self._backlog.begin()
+            await self._look_at_backlog(self._claims, batch)
         return batch
 
     def next_number(self) -> int:

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
+import asyncpg
+
 from etl.core.batch import Batch, Failure
 from etl.core.faults import Fault
 from etl.errors import ConfigurationError
@@ -56,6 +58,8 @@ class Claims:
         self._former_hint: Key | None = None
         self.begun_at: datetime | None = None
         self._sweeps = 0
+        self._use_hint = True
+        self._unsurveyed = False  # whether a sweep has begun of which nobody has looked yet what it covers
         self._onward = False
         self._nothing = False  # nothing to claim, to take over or to settle when the sweep began
         self._swept_by: UUID | None = None  # the claim that took the last row, where nobody else is at it
@@ -87,16 +91,23 @@ class Claims:
         return None if reached == self._former_hint else reached
 
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
-        """Fix what the sweep covers: every key in question up to the last one there is now."""
-        end, hint = await self._database.unit(self._survey, local=self.table.planning)
-        self._end, self._former_hint = end, hint
+        """Begin anew: the next claim first fixes what the sweep covers, every key in question up to the last one that
+        there is then."""
+        self._use_hint = use_hint
+        self._unsurveyed = True
         self._onward = not (self._sweeps or self.table.leading)
         self._sweeps += 1
+        self._nothing = False
         self._swept_by = None
         self.strangers = self.busy = False
+
+    def _cover(self, end: Key | None, hint: Key | None) -> None:
+        """The sweep goes from the hint to the last key, then from the first key to the hint."""
+        self._unsurveyed = False
+        self._end, self._former_hint = end, hint
         if end is None:
             self._segments = ()
-        elif hint is None or not use_hint or self.table.leading:
+        elif hint is None or not self._use_hint or self.table.leading:
             self._segments = (Segment(None, end),)
         else:
             self._segments = (Segment(hint, end), Segment(None, hint))
@@ -142,24 +153,29 @@ class Claims:
             await settle_deferred(self._database, self._claimant, self.begun_at)
 
     async def _survey(self, connection: Connection) -> tuple[Key | None, Key | None]:
-        """The last key in question, and the hint."""
+        """The last key in question, and the hint; the source is made known, or claimed by another key, if need be."""
         table = self.table
-        facts = (self._claimant.run_id, self._claimant.job, table.name)
-        source = await connection.fetchrow(table.survey, *facts)
+        source = await self._read_survey(connection)
         if source is None:
             for name in sorted({table.name, table.lane}):
                 await connection.execute(statement("register_source"), name, table.key_signature)
-            source = await connection.fetchrow(table.survey, *facts)
+            source = await self._read_survey(connection)
         assert source is not None
-        hint: Key | None = None if table.replay else source["position"]
         if source["key"] != table.key_signature:
-            hint = None
             await self._rekey(connection, source["key"])
+        return self._seen(source)
+
+    async def _read_survey(self, connection: Connection) -> asyncpg.Record | None:
+        return await connection.fetchrow(self.table.survey, self._claimant.run_id, self._claimant.job, self.table.name)
+
+    def _seen(self, source: asyncpg.Record) -> tuple[Key | None, Key | None]:
+        """What a survey says: the last key in question, and the hint, unless that is of another key."""
         end: Key | None = source["last"]
+        strange = self.table.replay or source["key"] != self.table.key_signature
         self.begun_at = source["now"]
         self._nothing = end is None and not source["reserved"] and not source["issues"]
         self._claimant = replace(self._claimant, most_bytes=BATCH_BYTES if self._is_heavy(source["large"]) else None)
-        return end, hint
+        return end, None if strange else source["position"]
 
     def _is_heavy(self, large: bool) -> bool:
         """Whether a batch of full size may come to more bytes than one may have."""
@@ -187,13 +203,31 @@ class Claims:
         return table, await self._claim_from(table, token, most)
 
     async def _claim_from(self, table: UserTable, token: UUID, most: int) -> Answer:
-        claimant = replace(self._claimant, table=table, onward=self._onward)
         number = self._numbers.last + 1
 
-        async def claim(connection: Connection) -> Answer:
+        async def claim(connection: Connection) -> Answer | None:
+            if self._unsurveyed and not await self._survey_known(connection):
+                return None
+            if self._nothing:
+                return Answer(None, ())
+            claimant = replace(self._claimant, table=table, onward=self._onward)
             return await self.claim_type(connection, claimant, self._segments, number).answer(token, most)
 
-        return await self._database.unit(claim, local=self.table.claiming)
+        answer = await self._database.unit(claim, local=table.claiming)
+        if answer is None:
+            self._cover(*await self._database.unit(self._survey, local=table.planning))
+            answer = await self._database.unit(claim, local=table.claiming)
+            assert answer is not None
+        return answer
+
+    async def _survey_known(self, connection: Connection) -> bool:
+        """Survey in the transaction of the first claim, without a lock, where that has nothing to write. Issued again,
+        the claim goes by the same survey: the range that its token answers with has its place in that."""
+        source = await self._read_survey(connection)
+        if source is None or source["key"] != self.table.key_signature:
+            return False
+        self._cover(*self._seen(source))
+        return True
 
     async def _read_query(self, table: UserTable, batch: Batch, positions: range) -> None:
         """Fill in what the query gives for the claimed keys; other than one readable row is that row's own failure."""

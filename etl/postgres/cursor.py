@@ -103,7 +103,7 @@ class CursorClaims(Claims):
     @property
     def found_some(self) -> bool:
         """Whether there were rows when the sweep began, be they beyond the horizon."""
-        return bool(self._segments) or self._held_back
+        return super().found_some or self._held_back
 
     @property
     def hint(self) -> Key | None:
@@ -118,6 +118,7 @@ class CursorClaims(Claims):
             logger.warning("the cursor is held back: %s; rows written since then wait", outlook.holder, extra=facts)
         self._held_back = outlook.held_back
         end, reached = await self._database.unit(self._survey, local=self.table.planning)
+        self._end = end
         self._segments = () if end is None else (Segment(reached, end),)
 
     async def _look(self, connection: Connection) -> Outlook:

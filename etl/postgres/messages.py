@@ -27,6 +27,11 @@ async def take_messages(connection: Connection, run: Run) -> tuple[Message, ...]
     given = await list_messages(connection, run)
     if given or run.trigger in _HEIRS:
         return given
+    return await gather_messages(connection, run)
+
+
+async def gather_messages(connection: Connection, run: Run) -> tuple[Message, ...]:
+    """Give a run all messages that wait for its trigger."""
     facts = (run.run_id, run.job, run.trigger, MOST_GATHERED)
     return _in_order(await connection.fetch(statement("gather_messages"), *facts))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from etl.errors import RunLostError
 from etl.postgres.asking import find_blocker, insert_run
 from etl.postgres.database import Connection, Database
 from etl.postgres.episodes import Noted, log_changes, note_end
-from etl.postgres.messages import take_messages
+from etl.postgres.messages import gather_messages, take_messages
 from etl.postgres.statements import statement
 
 _COUNTS = ("claimed", "written", "filtered", "quarantined", "deferred", "released", "vanished", "retried", "batches")
@@ -58,9 +59,8 @@ class PostgresRunStore:
         pools: Sequence[Pool] = (),
     ) -> Run | None:
         """Start the oldest queued run of these jobs here (or run `only`) for which there is a place."""
-        return await starting(
-            self._database, lambda connection: start_oldest(connection, jobs, worker, lease, in_hand, only, pools)
-        )
+        starter = Starter(worker, lease, jobs, in_hand, pools)
+        return await starting(self._database, lambda connection: start_oldest(connection, starter, only))
 
     async def note_trace(self, run: Run) -> None:
         """Note the trace a run belongs to, where in it the run is, and by what code it is."""
@@ -82,8 +82,6 @@ class PostgresRunStore:
                 raise RunLostError(f"run {run_id} is {known['state'] if known else 'gone'}")
             if known["state"] != "running":  # an earlier COMMIT took effect unheard
                 return await _read(connection, run_id)
-            for source, position in end.positions.items():
-                await connection.execute(statement("save_position"), source, known["job"], position)
             run = await _end(connection, run_id, known["job"], end, noted, by_owner=True)
             await _after(connection, run, end, known["replaced_by"])
             return run
@@ -135,6 +133,22 @@ class PostgresRunStore:
         return [run_of(row) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Who starts a run, for how long, of which jobs; which runs it has in hand already, and the sizes of pools."""
+
+    worker: WorkerIdentity
+    lease: timedelta
+    jobs: Sequence[str]
+    in_hand: Sequence[UUID]
+    pools: Sequence[Pool] = ()
+
+    @property
+    def place(self) -> tuple[UUID, str, int, float]:
+        """The process and the seconds of its lease, as statements take them."""
+        return (self.worker.worker_id, self.worker.host, self.worker.pid, self.lease.total_seconds())
+
+
 async def starting(database: Database, work: Callable[[Connection], Awaitable[Run | None]]) -> Run | None:
     """A transaction that starts a queued run, again while another process gives its place away at the same moment."""
     while True:
@@ -144,24 +158,41 @@ async def starting(database: Database, work: Callable[[Connection], Awaitable[Ru
             continue
 
 
-async def start_oldest(
-    connection: Connection,
-    jobs: Sequence[str],
-    worker: WorkerIdentity,
-    lease: timedelta,
-    in_hand: Sequence[UUID],
-    only: UUID | None = None,
-    pools: Sequence[Pool] = (),
-) -> Run | None:
+async def start_oldest(connection: Connection, starter: Starter, only: UUID | None = None) -> Run | None:
     """Start the oldest queued run of these jobs here (or run `only`) for which there is a place, with its messages."""
-    facts = (list(jobs), worker.worker_id, worker.host, worker.pid, lease.total_seconds(), list(in_hand), only)
-    sizes = ([pool.name for pool in pools], [pool.size for pool in pools])
-    row = await connection.fetchrow(statement("start_queued_run"), *facts, *sizes)
+    pools = ([pool.name for pool in starter.pools], [pool.size for pool in starter.pools])
+    facts = (list(starter.jobs), *starter.place, list(starter.in_hand), only, *pools)
+    row = await connection.fetchrow(statement("start_queued_run"), *facts)
     if row is None:
         return None
     run = run_of(row)
     if run.serves_messages:
         run.messages = await take_messages(connection, run)
+    return run
+
+
+async def start_for_messages(connection: Connection, request: RunRequest, starter: Starter) -> Run | None:
+    """Start a run here for all messages that wait for its trigger, which is locked, as if it had been asked for, queued
+    and found to be the oldest; None, with nothing done, where it would not be, or finds no place."""
+    pool, within = request.pool, request.start_within
+    row = await connection.fetchrow(
+        statement("start_for_messages"),
+        request.run_id,
+        request.job,
+        request.trigger,
+        request.overlap_key,
+        list(range(max(request.places, request.overlap.places))),
+        None if pool is None else pool.name,
+        [] if pool is None else list(range(1, pool.size + 1)),
+        None if within is None else within.total_seconds(),
+        *starter.place,
+        list(starter.jobs),
+        list(starter.in_hand),
+    )
+    if row is None:
+        return None
+    run = run_of(row)
+    run.messages = await gather_messages(connection, run)
     return run
 
 
@@ -193,26 +224,24 @@ async def _end(
     connection: Connection, run_id: UUID, job: str, end: RunEnd, noted: list[Noted], *, by_owner: bool = False
 ) -> Run:
     """Close the books; the run is locked. What an owner still holds it gives back; of a dead run nothing is open."""
-    row = await connection.fetchrow(statement("count_batches"), run_id)
-    assert row is not None
-    if by_owner and row["open"]:
-        await connection.execute(statement("release_batches"), run_id)
-        row = await connection.fetchrow(statement("count_batches"), run_id)
-        assert row is not None
-    counts = _counts(row)
-    ended = await connection.fetchrow(
-        statement("end_run"),
+    clean, stained = (final_state(Counts(quarantined=rows), stopped=end.stopped) for rows in (0, 1))
+    facts = (
         run_id,
-        final_state(counts, stopped=end.stopped),
+        clean,
+        stained,
         end.error_type,
         end.error,
-        *(getattr(counts, name) for name in _COUNTS),
         success_topic(job),
+        dict(end.positions),
         *_columns(end.took.backlog_before),
         *_columns(end.took.backlog_after),
         end.took.database_s,
         end.took.peak_memory_bytes,
     )
+    ended = await connection.fetchrow(statement("end_run"), *facts)
+    while ended is None and by_owner:
+        await connection.execute(statement("release_batches"), run_id)
+        ended = await connection.fetchrow(statement("end_run"), *facts)
     assert ended is not None
     run = run_of(ended)
     noted += await note_end(connection, run, troubled=ended["troubled"])

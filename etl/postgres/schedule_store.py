@@ -21,7 +21,7 @@ from etl.postgres.asking import ask, insert_run, record
 from etl.postgres.database import Connection, Database
 from etl.postgres.messages import send_message
 from etl.postgres.retention import tidy_history
-from etl.postgres.run_store import start_oldest, starting
+from etl.postgres.run_store import Starter, start_for_messages, start_oldest, starting
 from etl.postgres.statements import statement
 
 logger = logging.getLogger("etl.schedule")
@@ -82,21 +82,33 @@ class PostgresScheduleStore:
 
     async def fire_messages(self) -> int:
         """Ask for runs for messages that wait; returns how many triggers that concerned."""
-        return await self._database.unit(self._fire_messages)
+
+        async def fire(connection: Connection) -> int:
+            waiting = await self._lock_triggers(connection)
+            await self._ask_for_messages(connection, waiting)
+            return len(waiting)
+
+        return await self._database.unit(fire)
 
     async def serve_messages(self, in_hand: Sequence[UUID]) -> Run | None:
         """Ask for runs for messages that wait, and start the oldest queued run here, in one transaction: a message that
-        has just come is not asked about twice."""
+        has just come is not asked about twice. Where nothing stands in its way, its run is not queued first."""
 
         asked = False
 
         async def serve(connection: Connection) -> Run | None:
             nonlocal asked
-            asked = bool(await self._fire_messages(connection)) or asked  # before, perhaps, by a COMMIT unheard of
+            waiting = await self._lock_triggers(connection)
+            asked = bool(waiting) or asked  # before, perhaps, by a COMMIT unheard of
             if not asked:
                 return None
-            service = self._service
-            return await start_oldest(connection, self._jobs, self._worker, self._lease, in_hand, pools=service.pools)
+            starter = Starter(self._worker, self._lease, self._jobs, in_hand, self._service.pools)
+            if len(waiting) == 1 and waiting[0].trigger.overlap.gathers:
+                started = await start_for_messages(connection, waiting[0].request(serves_messages=True), starter)
+                if started is not None:
+                    return started
+            await self._ask_for_messages(connection, waiting)
+            return await start_oldest(connection, starter)
 
         return await starting(self._database, serve)
 
@@ -198,10 +210,13 @@ class PostgresScheduleStore:
                 ticks.append(await ask(connection, request, request.scheduled_for))
         await record(connection, ticks)
 
-    async def _fire_messages(self, connection: Connection) -> int:
+    async def _lock_triggers(self, connection: Connection) -> list[Served]:
+        """The triggers with messages that wait, which nobody else asks for runs of until this transaction ends."""
         rows = await connection.fetch(statement("lock_triggers_with_messages"), *self._known, _AT_ONCE)
-        for row in rows:
-            served = self._service[row["job"], row["trigger"]]
+        return [self._service[row["job"], row["trigger"]] for row in rows]
+
+    async def _ask_for_messages(self, connection: Connection, triggers: Sequence[Served]) -> None:
+        for served in triggers:
             waiting = await connection.fetch(
                 statement("waiting_messages"), served.job, served.trigger_name, _MESSAGES_AT_ONCE
             )
@@ -210,7 +225,6 @@ class PostgresScheduleStore:
                     await _ask_for_all(connection, served, waiting[0]["now"])
             else:
                 await _ask_for_each(connection, served, waiting)
-        return len(rows)
 
 
 @dataclass(frozen=True, slots=True)

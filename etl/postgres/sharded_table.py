@@ -91,11 +91,13 @@ class ShardedTable(ClaimedTable):
     async def next(self, token: UUID, most: int) -> Batch | None:
         """Claim the next batch of any shard; None when all have been swept."""
         while (lane := await self._lane_to_ask()) is not None:
-            if not lane.begun:
+            begins = not lane.begun
+            if begins:
                 await lane.claims.begin_sweep(use_hint=self._use_hint)
                 lane.begun = True
-                await self._look_at_backlog(lane.claims)
             batch = await lane.claims.next(token, most)
+            if begins:
+                await self._look_at_backlog(lane.claims, batch)
             if batch is not None:
                 lane.in_hand.add(token)
                 return batch

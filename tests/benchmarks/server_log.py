@@ -17,6 +17,7 @@ _FRAME = re.compile(r"(BEGIN|COMMIT|ROLLBACK|SET|RESET|DISCARD|LISTEN|UNLISTEN)\
 _AROUND = {
     *("next_wake", "list_messages", "lock_triggers_with_messages", "waiting_messages", "gather_messages"),
     *("assign_messages", "hand_over_messages", "insert_run", "insert_runs", "insert_ticks", "start_queued_run"),
+    "start_for_messages",
 }
 _HISTORY = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM) etl\.(?:run|tick|message|schedule)\b")
 

@@ -19,6 +19,7 @@ from etl import BatchProcessingSource, Context, Pipeline, PostgresSink
 from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.batch import Batch, Processed
+from etl.core.ports import RunEnd
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.database import Database
@@ -244,6 +245,41 @@ async def test_claimants_of_one_source_take_turns(scene: Scene, where: Where) ->
         assert ids(await other) == [*range(11, 21)]
 
 
+async def test_runs_that_end_at_once_remember_their_places_side_by_side(scene: Scene, db: Any) -> None:
+    """One waits for the other, and then adds its own place to what that has written."""
+    await scene.fill(20)
+    holder = await scene.run()
+    await holder.complete(await holder.must_claim())
+    async with db.transaction():
+        await db.execute("""UPDATE etl.source_cursor SET positions = positions || '{"other": ["7"]}'""")
+        ending = asyncio.create_task(holder.end(RunState.cancelled))
+        await scene.waiting_for_locks()
+    await ending
+
+    assert await scene.value("SELECT positions::text FROM etl.source_cursor") == '{"job": ["10"], "other": ["7"]}'
+
+
+async def test_places_are_remembered_in_one_order(scene: Scene, db: Any) -> None:
+    """Whoever waits for the first of several sources has none of the others."""
+    await scene.fill(0)
+    holder = await scene.run()
+    await scene.execute(
+        "INSERT INTO etl.source_cursor (source, key) SELECT c, 'id int8' FROM unnest('{c,b,a}'::text[]) c"
+    )
+    end = RunEnd(RunState.cancelled, positions={"c": ["3"], "b": ["2"], "a": ["1"]})
+    async with db.transaction():
+        await db.execute("SELECT FROM etl.source_cursor WHERE source = 'a' FOR UPDATE")
+        ending = asyncio.create_task(scene.store.end(holder.run_id, holder.worker, end))
+        await scene.waiting_for_locks()
+        await scene.execute("SELECT FROM etl.source_cursor WHERE source <> 'a' FOR UPDATE NOWAIT")
+    await ending
+
+    places = await scene.fetch(
+        "SELECT positions -> 'job' ->> 0 FROM etl.source_cursor WHERE length(source) = 1 ORDER BY 1"
+    )
+    assert places == ["1", "2", "3"]
+
+
 async def test_a_claim_does_not_wait_for_rows_that_somebody_else_has_locked(scene: Scene, db: Any) -> None:
     await scene.fill(10)
     holder = await scene.run()
@@ -419,6 +455,58 @@ async def test_a_sweep_begins_at_the_stored_place_and_comes_round_to_it(scene: S
     assert await scene.value("SELECT positions ->> 'job' FROM etl.source_cursor") == '["10"]'
 
 
+async def test_a_sweep_begins_with_its_first_claim_in_one_transaction(scene: Scene, where: Where) -> None:
+    await scene.fill(5)
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct)
+        before = len(proxy.steps)
+
+        await holder.must_claim()
+
+        sent = [step.sql.split()[0] for step in proxy.steps[before:] if step.kind in ("execute", "query")]
+    assert ["BEGIN", "COMMIT"] == [word for word in sent if word in ("BEGIN", "COMMIT")]
+
+
+async def test_a_first_claim_that_is_issued_again_goes_by_its_first_look(scene: Scene, where: Where) -> None:
+    """Its answer is lost, and before it asks again another run of the job has moved the place. By the new place the
+    sweep would come by the rows between the two once more, and by those of them that it has set aside."""
+    await scene.fill(30)
+    first = await scene.run()
+    await first.complete(await first.must_claim())
+    await first.end(RunState.cancelled)
+    await scene.execute("UPDATE src SET status = 'pending'")
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct)
+        lost, again = proxy.cut(Cut.AFTER, at="^COMMIT"), proxy.hold("^BEGIN", nth=2)
+        claiming = asyncio.create_task(holder.must_claim())
+        await again.reached()
+        await scene.execute("""UPDATE etl.source_cursor SET positions = '{"job": ["25"]}'""")
+        again.release()
+        batch = await claiming
+        await holder.complete(batch, _refusing(batch, 12))
+
+        rest = await holder.drain()
+
+        assert lost.fired
+    assert ids(batch) == [*range(11, 21)]
+    assert rest == [*range(21, 31), *range(1, 11)]
+
+
+async def test_the_very_first_claim_of_a_source_makes_it_known(scene: Scene, where: Where) -> None:
+    """Although the answers to its first transactions are lost, one after the other."""
+    await scene.fill(5)
+    async with faulty(where) as (proxy, direct):
+        holder = await scene.run(database=direct, swept=False)
+        await holder.claims.begin_sweep()
+        lost = [proxy.cut(cut, at="^COMMIT", nth=nth) for nth, cut in ((2, Cut.BEFORE), (3, Cut.AFTER), (5, Cut.AFTER))]
+
+        batch = await holder.must_claim()
+
+        assert all(each.fired for each in lost)
+    assert ids(batch) == [1, 2, 3, 4, 5]
+    assert await scene.batches() == [("open", 5)]
+
+
 async def test_a_stored_place_beyond_the_last_row_hides_nothing(scene: Scene) -> None:
     await scene.fill(20)
     await (await scene.run()).end()
@@ -484,10 +572,10 @@ async def test_jobs_that_claim_a_table_by_different_keys_exclude_each_other(scen
     batch = await by_id.must_claim()
     by_number = await scene.run("by number", source=await scene.source(key="number"), swept=False)
 
-    with pytest.raises(ConfigurationError, match=r"being claimed by the key \(id int8\)"):
-        await by_number.claims.begin_sweep()
-    await by_id.complete(batch)
     await by_number.claims.begin_sweep()
+    with pytest.raises(ConfigurationError, match=r"being claimed by the key \(id int8\)"):
+        await by_number.claim()
+    await by_id.complete(batch)
 
     assert await by_number.drain() == [*range(980, 990)]
 
@@ -541,7 +629,7 @@ async def test_a_batch_of_large_rows_ends_where_it_has_enough_bytes(scene: Scene
 async def test_a_sweep_over_nothing_is_one_statement(scene: Scene, where: Where) -> None:
     """No claim is made where there is nothing to claim, to take over or to settle."""
     await scene.fill(0)
-    await (await scene.run()).claims.begin_sweep()
+    await scene.run()
     async with faulty(where) as (proxy, direct):
         holder = await scene.run(database=direct, swept=False)
         before = len(proxy.steps)

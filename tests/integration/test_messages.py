@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from etl import AfterTrigger, CronTrigger, Overlap, Pipeline, PubSubTrigger, Trigger, WebhookTrigger, publish
-from etl.core.ports import RunEnd, WorkerIdentity
+from etl.core.ports import Pool, RunEnd, WorkerIdentity
 from etl.core.run import CONTINUATION, RECOVERY, Run, RunState
 from etl.core.service import requested
 from etl.errors import ConfigurationError
@@ -23,6 +23,7 @@ from etl.postgres.database import Database
 from etl.postgres.listener import listening
 from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
+from tests.battery import at
 from tests.conftest import Where
 from tests.faults import Cut
 from tests.kit import a_job, schedules
@@ -30,6 +31,7 @@ from tests.protocol import faulty
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 LEASE = timedelta(seconds=30)
+RUNS = ("query", "execute")  # steps that run something
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -43,9 +45,10 @@ class Post:
         self.me = WorkerIdentity(uuid4(), "here", 1)
         self.in_hand: list[Any] = []
 
-    async def serve(self, *pipelines: Pipeline) -> None:
+    async def serve(self, *pipelines: Pipeline, **pools: int) -> None:
         self.jobs = [pipeline.name for pipeline in pipelines]
-        self.schedules = schedules(self.database, *pipelines, worker=self.me)
+        self.pools = [Pool(name, size) for name, size in pools.items()]
+        self.schedules = schedules(self.database, *pipelines, worker=self.me, pools=pools)
         await self.schedules.register()
 
     async def send(self, topic: str, data: str = "{}") -> int:
@@ -57,7 +60,7 @@ class Post:
         if run is None:
             if (await self.schedules.wake()).messages:
                 await self.schedules.fire_messages()
-            run = await self.store.start_queued(self.jobs, self.me, LEASE, self.in_hand)
+            run = await self.store.start_queued(self.jobs, self.me, LEASE, self.in_hand, None, self.pools)
         if run is not None:
             self.in_hand.append(run.run_id)
         return run
@@ -282,6 +285,98 @@ async def test_a_message_heard_of_has_its_run_in_one_transaction_although_an_ans
     assert (RunState.running, [{"n": 1}]) == (run.state, data_of(run))
     assert 1 == await post.db.fetchval("SELECT count(*) FROM etl.run")
     assert [("ran", run.run_id)] == [tuple(row) for row in await post.db.fetch("SELECT decision, run_id FROM etl.tick")]
+
+
+async def test_a_message_heard_of_has_its_run_after_five_round_trips_and_that_ends_after_four(
+    post: Post, where: Where
+) -> None:
+    async with faulty(where) as (proxy, database):
+        post.database = database
+        store = PostgresRunStore(database)
+        await post.serve(a_job("job", PubSubTrigger("t")))
+        await post.send("t", '{"n": 0}')
+        other = await post.schedules.serve_messages([])
+        assert other is not None
+        await store.end(other.run_id, post.me, RunEnd())  # the driver knows all types now
+        await post.send("t", '{"n": 1}')
+        before = len(proxy.steps)
+
+        run = await post.schedules.serve_messages([])
+        assert run is not None
+        started = len(proxy.steps)
+        await store.end(run.run_id, post.me, RunEnd())
+
+        trips = [[s.sql for s in proxy.steps[a:b] if s.kind in RUNS] for a, b in ((before, started), (started, None))]
+    assert (RunState.running, "pubsub", [{"n": 1}]) == (run.state, run.trigger, data_of(run))
+    assert (1, 0, run.queued_at) == (run.attempt, run.slot, run.started_at)
+    ticks = await post.db.fetch("SELECT decision, scheduled_for FROM etl.tick WHERE run_id = $1", run.run_id)
+    assert [("ran", run.started_at)] == [tuple(tick) for tick in ticks]
+    assert [5, 4] == [len(sent) for sent in trips], trips
+
+
+async def test_a_message_heard_of_waits_behind_a_run_that_was_asked_for_before(post: Post) -> None:
+    old = a_job("old")
+    await post.serve(old, a_job("new", PubSubTrigger("t")))
+    async with post.database.transaction() as connection:
+        await insert_run(connection, requested(old, "manual"))
+    await post.send("t")
+
+    first, second = await post.started(), await post.started()
+
+    assert ["old", "new"] == [first.job, second.job]
+
+
+async def test_a_run_started_by_a_commit_unheard_of_goes_before_one_for_a_later_message(post: Post) -> None:
+    await post.serve(a_job("job", PubSubTrigger("t")), a_job("other", PubSubTrigger("u")))
+    await post.send("t", '{"n": 1}')
+    unheard = await post.schedules.serve_messages([])
+    await post.send("u", '{"n": 2}')
+
+    first = await post.schedules.serve_messages([])
+    assert unheard is not None
+    assert first is not None
+    second = await post.store.start_queued(post.jobs, post.me, LEASE, [first.run_id])
+
+    assert second is not None
+    assert (unheard.run_id, [{"n": 1}]) == (first.run_id, data_of(first))
+    assert ("other", [{"n": 2}]) == (second.job, data_of(second))
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "UPDATE etl.job SET paused_at = clock_timestamp(), paused_by = 'somebody'",
+        "UPDATE etl.message SET run_id = gen_random_uuid()",
+    ],
+    ids=["the job is paused", "another run has taken the message"],
+)
+async def test_a_message_heard_of_starts_nothing_if_meanwhile(post: Post, where: Where, meanwhile: str) -> None:
+    async with faulty(where) as (proxy, database):
+        post.database = database
+        await post.serve(a_job("job", PubSubTrigger("t")))
+        await post.send("t")
+        about_to = proxy.hold(at("start_for_messages"))
+        serving = asyncio.create_task(post.schedules.serve_messages([]))
+        await about_to.reached()
+        await post.db.execute(meanwhile)
+        about_to.release()
+
+        assert None is await serving
+    assert 0 == await post.db.fetchval("SELECT count(*) FROM etl.run WHERE state <> 'queued'")
+
+
+async def test_a_message_heard_of_waits_for_a_place_in_its_pool(post: Post) -> None:
+    jobs = [a_job(name, PubSubTrigger(topic), pool="narrow") for name, topic in (("one", "t"), ("two", "u"))]
+    await post.serve(*jobs, narrow=1)
+    await post.send("t")
+    first = await post.started()
+    await post.send("u")
+
+    busy = await post.start()
+    await post.end(first)
+    second = await post.started()
+
+    assert (None, "two", "narrow") == (busy, second.job, second.pool)
 
 
 async def test_nobodys_message_starts_no_run(post: Post) -> None:

@@ -119,8 +119,7 @@ async def _explainer(scene: Scene, where: Where) -> AsyncIterator[tuple[Holder, 
     database = Database(replace(settings, max_connections=1, idle_timeout=timedelta(minutes=5)))
     await database.open()
     try:
-        holder = await scene.run(sink=None, batch_size=BATCH, swept=False, database=database)
-        await holder.claims.begin_sweep()
+        holder = await scene.run(sink=None, batch_size=BATCH, database=database)
         assert database._pool is not None
         async with database._pool.acquire() as pooled:
             connection = pooled._con  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -800,14 +801,14 @@ def test_no_history_breaks_the_claim_protocol(lab: Lab) -> None:
 
 def break_statement(monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str) -> None:
     """Have every module send the statement `name` with `new` in place of `old`."""
-    assert old in statement(name)
-
-    def broken(wanted: str) -> str:
-        return statement(wanted).replace(old, new) if wanted == name else statement(wanted)
-
     for module in [module for name, module in sys.modules.items() if name.startswith("etl.postgres.")]:
-        if getattr(module, "statement", None) is statement:
-            monkeypatch.setattr(module, "statement", broken)
+        if (sent := getattr(module, "statement", None)) is not None and module.__name__ != statement.__module__:
+            monkeypatch.setattr(module, "statement", partial(_broken, sent, name, old, new))
+
+
+def _broken(sent: Callable[[str], str], name: str, old: str, new: str, wanted: str) -> str:
+    assert old in sent(name)
+    return sent(wanted).replace(old, new) if wanted == name else sent(wanted)
 
 
 def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -819,11 +820,18 @@ def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 def reaping_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reaper ends the run and forgets its batches."""
     break_statement(monkeypatch, "expire_batches", "WHERE run_id = $1", "WHERE run_id = $1 AND false")
+    ending_with_open_batches(monkeypatch)
 
 
 def ending_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends does not give back what it holds."""
     break_statement(monkeypatch, "release_batches", "WHERE run_id = $1", "WHERE run_id = $1 AND false")
+    ending_with_open_batches(monkeypatch)
+
+
+def ending_with_open_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The statement that ends a run does not see to it that nothing is open."""
+    break_statement(monkeypatch, "end_run", " AND b.open = 0", "")
 
 
 def blind_to_reservations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,6 +301,24 @@ async def test_a_run_that_goes_on_with_what_another_left_is_linked_to_it(
     assert f'["{first.traceparent}"]' == links
 
 
+async def test_noting_a_trace_makes_no_other_transaction_less_durable(database: Database) -> None:
+    alone = Database(replace(database.settings, max_connections=1))
+    await alone.open()
+    store, me = PostgresRunStore(alone), WorkerIdentity(uuid4(), "here", 1)
+    before = await alone.query("SHOW synchronous_commit")
+    run = await store.start(requested(a_job("job")), me, LEASE)
+    assert isinstance(run, Run)
+    run.trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    await store.note_trace(run)
+    noted = await store.read(run.run_id)
+
+    after = await alone.query("SHOW synchronous_commit")
+    await alone.close()
+    assert noted is not None
+    assert (run.trace_id, before) == (noted.trace_id, after)
+
+
 # A run whose process died
 
 
