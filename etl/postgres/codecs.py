@@ -17,6 +17,7 @@ import orjson
 # Characters read at once. orjson asks for twelve bytes a character and uses few of them: of a whole batch that would be
 # megabytes, elsewhere in the heap each time, until all of it has been touched. This much is 96 kB.
 _PIECE = 8_000
+_TOGETHER = 32  # values written at once: one long text in the end, but none on the way
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
@@ -37,13 +38,21 @@ def _encode(value: Any) -> bytes:
 
 
 def encode_json_array(values: list[Any]) -> str:
-    """JSON text of a list of values: one call where each value by itself would be one. Raises as `encode_json`."""
+    """JSON text of a list of values: few calls where each one by itself would be one. Raises as `encode_json`."""
+    parts = [_encode_part(values[start : start + _TOGETHER]) for start in range(0, len(values), _TOGETHER)] or [""]
+    parts[0] = "[" + parts[0]
+    parts[-1] += "]"
+    return ",".join(parts)
+
+
+def _encode_part(values: list[Any]) -> str:
+    """The same without brackets."""
     try:
         text = orjson.dumps(values, default=_json_form, option=_OPTIONS)
     except orjson.JSONEncodeError:
-        return f"[{','.join(map(encode_json, values))}]"
+        return ",".join(map(encode_json, values))
     _refuse_hidden(values, text)
-    return text.decode()
+    return text[1:-1].decode()
 
 
 def decode_json_array(texts: Sequence[str | None]) -> list[Any]:
