@@ -30,7 +30,7 @@ logger = logging.getLogger("etl.telemetry")
 
 FLUSH_EVERY = 5.0  # seconds
 AT_CLOSE = 2.0  # seconds that the end of the process waits
-AT_ONCE = 64  # spans of a statement: in the form in which they are sent they take several times their room
+AT_ONCE = 32  # spans of a statement: in the form in which they are sent they take several times their room
 _REFUSALS = 3  # in a row, for other reasons than that the server is away
 
 
