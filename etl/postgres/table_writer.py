@@ -96,7 +96,7 @@ class TableWriter:
         self._refuse_unfit(group, described)
         if self._by_copy(group, described) or self._by_merge(group, described):
             return None
-        ways = tuple(map(travel, described, group.cells))
+        ways = (*map(travel, described, group.cells),)
         sql = self._insert_sql(group, described, ways, arranged=False, first=first, condition=condition)
         return Insertion(f"{sql} RETURNING 1", list(map(as_parameter, described, ways, group.cells)))
 
@@ -177,7 +177,7 @@ class TableWriter:
             refuse_unfit(column, values)
 
     async def _insert(self, connection: Connection, group: Group, described: list[Column], *, arranged: bool) -> None:
-        ways = tuple(map(travel, described, group.cells))
+        ways = (*map(travel, described, group.cells),)
         sql = self._insert_sql(group, described, ways, arranged=arranged)
         for start in range(0, len(group), AT_ONCE):
             part = [column[start : start + AT_ONCE] for column in group.cells]

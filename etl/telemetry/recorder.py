@@ -30,6 +30,7 @@ logger = logging.getLogger("etl.telemetry")
 
 FLUSH_EVERY = 5.0  # seconds
 AT_CLOSE = 2.0  # seconds that the end of the process waits
+AT_ONCE = 32  # spans of a statement: in the form in which they are sent they take several times their room
 _REFUSALS = 3  # in a row, for other reasons than that the server is away
 
 
@@ -39,6 +40,12 @@ class _Taken(NamedTuple):
 
     def __bool__(self) -> bool:
         return bool(self.changes.spans or self.changes.gone or self.lines)
+
+    def divided(self) -> tuple[_Taken, _Taken]:
+        """What one statement takes, and the rest."""
+        spans, gone = self.changes
+        now = Changes(spans[:AT_ONCE], gone)
+        return _Taken(now, self.lines), _Taken(Changes(spans[AT_ONCE:], []), {})
 
 
 class RunRecording:
@@ -180,7 +187,7 @@ class Recorder:
             self._recordings.clear()
 
     async def flush(self, store: TelemetryStore) -> bool:
-        """Write what there is, a statement for each run; whether all of it is written."""
+        """Write what there is, run by run, in one statement or a few; whether all of it is written."""
         written = True
         for recording in list(self._recordings):
             over = recording.over  # before it is looked at: what comes in between waits for the next time
@@ -190,19 +197,20 @@ class Recorder:
         return written
 
     async def _flush(self, store: TelemetryStore, recording: RunRecording) -> bool:
-        taken = recording.take()
-        if not taken and not recording.losses():
-            recording.refusals = 0
-            return True
-        try:
-            await store.write(recording.rows(taken))
-        except asyncio.CancelledError:
-            recording.give_back(taken)
-            raise
-        except Exception as error:
-            self._refused(recording, taken, error)
-            return False
-        recording.told()
+        left = recording.take()
+        due = left or recording.losses()
+        while due:
+            now, later = left.divided()
+            try:
+                await store.write(recording.rows(now))
+            except asyncio.CancelledError:
+                recording.give_back(left)
+                raise
+            except Exception as error:
+                self._refused(recording, left, error)
+                return False
+            recording.told()
+            due = left = later
         recording.refusals = 0
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import Enum
@@ -15,7 +16,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from etl.postgres.codecs import array_of_numbers, encode_json, encode_json_array
+from etl.postgres.codecs import array_of_numbers, decode_json_array, encode_json, encode_json_array
 
 
 class Level(Enum):
@@ -120,3 +121,35 @@ def test_none_beside_plain_values_does_not_need_the_slow_encoder(monkeypatch: py
 @pytest.mark.parametrize("numbers", [[], [0], [-(2**63), 2**63 - 1, 7], [4_294_967_295] * 3])
 def test_numbers_become_the_text_of_an_array_as_the_server_reads_it(numbers: list[int]) -> None:
     assert f"{{{','.join(map(str, numbers))}}}" == array_of_numbers(numbers)
+
+
+@given(st.lists(st.none() | st.text(max_size=9_000) | st.dictionaries(st.text(), st.integers(0, 9)), max_size=30))
+def test_values_read_together_are_those_that_were_written(values: list[Any]) -> None:
+    texts = [None if value is None else encode_json(value) for value in values]
+
+    assert values == decode_json_array(texts)
+
+
+def test_texts_of_any_length_are_read_in_their_order() -> None:
+    values = ["short", "x" * 50_000, None, {"a": ["y" * 20_000]}, *range(3_000)]
+
+    assert values == decode_json_array([encode_json(value) for value in values])
+    assert [] == decode_json_array([])
+
+
+def test_one_text_that_cannot_be_read_among_many_is_refused() -> None:
+    with pytest.raises(ValueError, match="unexpected end"):
+        decode_json_array([*['"a"'] * 5_000, "[1", *['"b"'] * 5_000])
+
+
+def test_reading_a_batch_takes_little_more_memory_than_its_values() -> None:
+    texts = [encode_json({"name": f"item {n}", "amount": n, "text": "x" * 150}) for n in range(1_000)]
+    tracemalloc.start()
+    try:
+        values = decode_json_array(texts)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert 1_000 == len(values)
+    assert peak - held < sum(map(len, texts))  # all at once: twelve times that

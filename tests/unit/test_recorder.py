@@ -89,10 +89,10 @@ async def test_a_run_is_written_in_one_statement_with_the_place_it_is_in(tracing
     store, run = Store(), a_run()
 
     async with tracing.keep(store):
-        work(tracing, run, 20)
+        work(tracing, run, 10)
 
     (rows,) = store.written
-    assert {"etl.run": 1, "etl.batch": 20, "etl.stage": 20} == {n: store.names.count(n) for n in set(store.names)}
+    assert {"etl.run": 1, "etl.batch": 10, "etl.stage": 10} == {n: store.names.count(n) for n in set(store.names)}
     assert {(str(run.run_id), BEGAN.isoformat(), run.trace_id)} == {
         (span["run_id"], span["run_at"], span["trace_id"]) for span in rows.spans
     }
@@ -101,6 +101,38 @@ async def test_a_run_is_written_in_one_statement_with_the_place_it_is_in(tracing
     assert {("etl.batch", "etl.run"), ("etl.stage", "etl.batch")} == above
     assert "hunter2" not in str(rows)
     assert "password=[redacted]" in str(rows)
+
+
+async def test_many_spans_are_written_once_each_by_statements_of_bounded_size(tracing: OpenTelemetryTracing) -> None:
+    """What is sent takes several times the room of what is kept, and a run goes on beside it."""
+    store, run = Store(), a_run()
+
+    async with tracing.keep(store):
+        work(tracing, run, 50)
+
+    assert [32, 32, 32, 5] == [len(rows.spans) for rows in store.written]
+    assert 101 == len({span["span_id"] for rows in store.written for span in rows.spans})
+
+
+async def test_of_many_spans_only_those_that_were_not_written_are_written_again(tracing: OpenTelemetryTracing) -> None:
+    run, refused = a_run(), asyncio.Event()
+
+    class Refusing(Store):
+        """Fails once, at the second statement."""
+
+        async def write(self, rows: TelemetryRows) -> None:
+            if self.written and not refused.is_set():
+                refused.set()
+                raise DatabaseUnavailableError("away")
+            await super().write(rows)
+
+    store = Refusing()
+    async with tracing.keep(store):
+        work(tracing, run, 50)
+        await refused.wait()
+
+    assert [32, 32, 32, 5] == [len(rows.spans) for rows in store.written]
+    assert 101 == len({span["span_id"] for rows in store.written for span in rows.spans})
 
 
 async def test_what_may_outlive_the_batch_it_came_from_stands_beneath_the_run(tracing: OpenTelemetryTracing) -> None:
