@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -11,6 +11,13 @@ import orjson
 
 from etl.core.sanitise import ErrorText, describe_exception
 from etl.core.stages import StageCounts
+
+# Returns when a batch may be written: the one before it in its lane has been.
+Turn = Callable[[], Awaitable[None]]
+
+
+async def now() -> None:
+    """The turn of a batch that comes after no other."""
 
 
 @dataclass(frozen=True, slots=True)

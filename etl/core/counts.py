@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -33,3 +34,7 @@ class Counts:
         """Add another batch's or run's counts to these."""
         for name in self.__slots__:  # `fields()` costs a tuple each time that Python keeps for later, up to thousands
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+# Told what a batch comes to before that is recorded; raises to keep it from being.
+Judge = Callable[[Counts], None]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from etl.core.backlog import BacklogBook, Took
-from etl.core.batch import Batch, Processed
+from etl.core.batch import Batch, Processed, Turn, now
 from etl.core.context import BatchContext
-from etl.core.counts import Counts
+from etl.core.counts import Counts, Judge
 from etl.core.overlap import Overlap
 from etl.core.pipeline import Pipeline
 from etl.core.run import Run, RunState
@@ -171,9 +171,9 @@ class BatchSource(Protocol):
         """Should this process die from now on, that is the doing of this batch. Raises `RunLostError`."""
 
     async def complete(
-        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+        self, batch: Batch, processed: Processed, judge: Judge, carry: Batch | None = None, turn: Turn = now
     ) -> Counts:
-        """Write and record a batch, once."""
+        """Write and record a batch, once; `turn` is awaited before."""
 
     async def dead_holders(self) -> list[UUID]:
         """Runs that hold rows of this source although their lease is over."""
@@ -195,7 +195,7 @@ class EventRecorder(Protocol):
     async def asked_back(self) -> list[AskedBack]:
         """Events in quarantine that this run was asked to replay."""
 
-    async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
+    async def complete(self, batch: Batch, processed: Processed, judge: Judge) -> Counts:
         """Write and record a batch of events, once."""
 
 

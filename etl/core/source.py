@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, Self
 
 from etl.core.after import AfterTrigger
-from etl.core.batch import Batch
+from etl.core.batch import Batch, Turn, now
 from etl.core.trigger import Trigger
 from etl.errors import ConfigurationError
 
@@ -25,7 +24,7 @@ class PipelineRun(Protocol):
     async def claim(self) -> Batch | None:
         """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
 
-    async def finish(self, batch: Batch, turn: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def finish(self, batch: Batch, turn: Turn = now) -> None:
         """Process a claimed batch, write its results and record what became of each row. `turn` is awaited in between:
         whoever finishes several batches at once may have them written one after the other."""
 

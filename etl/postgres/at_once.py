@@ -64,6 +64,7 @@ async def _attempt(
         asked = one_statement(finishing, batch, processed, aside)
         if asked is None:
             return None
+        await finishing.turn()  # with everything at hand: whoever is before this one has the server to himself
         finishing.judge(asked.counts)
         await database.single(asked.sql, *asked.parameters)
     except Exception as error:

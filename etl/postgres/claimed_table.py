@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from etl.core.batch import Batch, Processed
-from etl.core.counts import Counts
+from etl.core.batch import Batch, Processed, Turn, now
+from etl.core.counts import Counts, Judge
 from etl.errors import RunLostError
 from etl.postgres.backlog import SourceBacklog
 from etl.postgres.claim import Claimant
@@ -111,9 +111,9 @@ class ClaimedTable:
             raise RunLostError(f"batch {batch.token} was taken away")
 
     async def complete(
-        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+        self, batch: Batch, processed: Processed, judge: Judge, carry: Batch | None = None, turn: Turn = now
     ) -> Counts:
-        """Write and record a batch, once."""
+        """Write and record a batch, once; `turn` is awaited before."""
         finishing = Finishing(
             table=self._claimant.table,
             job=self._claimant.job,
@@ -121,6 +121,7 @@ class ClaimedTable:
             writer=self._writer,
             sink_name=self._sink_name,
             judge=judge,
+            turn=turn,
             issues=self._issues or self._claimant.table.replay,
         )
         return await Completion(self._database, finishing, batch, processed).run(carry=carry)

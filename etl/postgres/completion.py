@@ -84,6 +84,7 @@ class Completion:
                 counts = await complete_at_once(self._database, self._finishing, self._batch, self._processed)
                 if counts is not None:
                     return counts
+            await self._finishing.turn()
             return await self._database.unit(self._try(self._whole, carry))
         except RefusedError as refused:
             self._suspects = refused.suspects

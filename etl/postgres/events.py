@@ -6,13 +6,13 @@ after a lost COMMIT it finds itself done. The run is locked first, so that a run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
 
 from etl.core.batch import Batch, Processed
-from etl.core.counts import Counts
+from etl.core.counts import Counts, Judge
 from etl.core.ports import AskedBack, WorkerIdentity
 from etl.core.sanitise import json_payload
 from etl.errors import RunLostError
@@ -53,7 +53,7 @@ class EventLog:
         )
         return [AskedBack(row["key"], row["event"]) for row in rows]
 
-    async def complete(self, batch: Batch, processed: Processed, judge: Callable[[Counts], None]) -> Counts:
+    async def complete(self, batch: Batch, processed: Processed, judge: Judge) -> Counts:
         """Write and record a batch of events, once. Raises `RunLostError` when the run was ended by somebody else."""
         finishing = Finishing(
             table=None,

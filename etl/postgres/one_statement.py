@@ -12,13 +12,13 @@ Whatever the failure was, the transaction finds out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from etl.core.batch import Batch, Failure, Processed
-from etl.core.counts import Counts
+from etl.core.batch import Batch, Failure, Processed, Turn, now
+from etl.core.counts import Counts, Judge
 from etl.core.stages import StageCounts
 from etl.postgres.database import Connection
 from etl.postgres.keyed_table import row_parameters
@@ -54,7 +54,8 @@ class RowWriter(Protocol):
 class Finishing:
     """What a completion needs besides the batch: whose it is, where results go, and who may still object.
 
-    `judge` is called with the batch's counts before COMMIT and may raise to keep it from happening.
+    `turn` is awaited before anything is written. `judge` is called with the counts before COMMIT and may raise to
+    keep it from happening.
     """
 
     table: UserTable | None  # None: events without a row
@@ -62,8 +63,9 @@ class Finishing:
     run_id: UUID
     writer: RowWriter | SqlStage | None
     sink_name: str
-    judge: Callable[[Counts], None]
+    judge: Judge
     issues: bool
+    turn: Turn = now
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ most, in the whole cluster: the next one waits until that is done with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from etl.core.batch import Batch, Processed
-from etl.core.counts import Counts
+from etl.core.batch import Batch, Processed, Turn, now
+from etl.core.counts import Counts, Judge
 from etl.postgres.backlog import SourceBacklog
 from etl.postgres.claim import Claimant
 from etl.postgres.claimed_table import ClaimedTable, Writer
@@ -110,10 +110,10 @@ class ShardedTable(ClaimedTable):
         return None
 
     async def complete(
-        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+        self, batch: Batch, processed: Processed, judge: Judge, carry: Batch | None = None, turn: Turn = now
     ) -> Counts:
-        """Write and record a batch, once."""
-        counts = await super().complete(batch, processed, judge, carry)
+        """Write and record a batch, once; `turn` is awaited before."""
+        counts = await super().complete(batch, processed, judge, carry, turn)
         for lane in self._lanes:
             lane.in_hand.discard(batch.token)
         self._done_with.set()

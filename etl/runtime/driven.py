@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from etl.core.batch import Batch, Failure, Processed
+from etl.core.batch import Batch, Failure, Processed, Turn, now
 from etl.core.batch_size import AUTO, FIRST, next_size
 from etl.core.context import BatchContext
 from etl.core.counts import Counts
@@ -27,6 +27,7 @@ from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
 from etl.runtime.control import RunControl, RunStoppingError
 from etl.runtime.gate import SuspectGate
 from etl.runtime.noting import note_failures
+from etl.runtime.turn import SpanFromTurn, TimedTurn
 
 logger = logging.getLogger("etl.run")
 
@@ -138,31 +139,23 @@ class DrivenPipeline:
             self.cut_short = self.cut_short or self._control.stopping
             return None
 
-    async def finish(self, batch: Batch, turn: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def finish(self, batch: Batch, turn: Turn = now) -> None:
         """Process a claimed batch, write its results and record what became of each row; await `turn` in between."""
+        turn = timed = TimedTurn(turn)
         attributes = {"etl.batch.number": batch.number, "etl.batch.token": str(batch.token), "etl.rows": len(batch)}
         alone = must_be_alone(batch.crashes)
-        stood_for_turn = 0.0
-
-        async def timed_turn() -> None:
-            nonlocal stood_for_turn
-            if turn is not None:
-                began = time.monotonic()
-                await turn()
-                stood_for_turn = time.monotonic() - began
-
         async with self._drive.gate.enter(alone=alone) as stood:
             batch.claim_waited += stood
             with self._drive.tracing.span("etl.batch", **attributes):
                 if is_poison(batch.crashes):
-                    await self._complete(batch, _killed(batch))
+                    await self._complete(batch, _killed(batch), turn=turn)
                     return
                 if alone:
                     await self._table().suspect(batch)
                 started = time.monotonic()
-                await self._pass(batch, timed_turn)
+                await self._pass(batch, turn)
         if self._finds_size and not alone:
-            spent = batch.claim_seconds + time.monotonic() - started - stood_for_turn
+            spent = batch.claim_seconds + time.monotonic() - started - timed.seconds
             self._size = next_size(self._size, len(batch), spent)
 
     async def settle(self) -> None:
@@ -218,7 +211,7 @@ class DrivenPipeline:
         await source.begin_sweep(use_hint=False)
         return True
 
-    async def _pass(self, batch: Batch, turn: Callable[[], Awaitable[None]]) -> None:
+    async def _pass(self, batch: Batch, turn: Turn) -> None:
         """Through the processors; rows that wait long for a retry go on by themselves."""
         context = self._context(batch)
         passage = self._drive.chain.passage(batch, context, self._drive.tracing)
@@ -227,12 +220,11 @@ class DrivenPipeline:
             waiting = await passage.wait(STRAGGLER_SECONDS)
             if waiting and self._must_wait(batch, len(waiting)):
                 waiting = await passage.wait()
-            await turn()
         except BaseException:
             passage.cancel()
             raise
         if not waiting:
-            await self._deliver_and_complete(batch, passage.take(range(len(batch))), context)
+            await self._deliver_and_complete(batch, passage.take(range(len(batch))), context, turn=turn)
             return
         apart = set(waiting)
         settled = [position for position in range(len(batch)) if position not in apart]
@@ -242,7 +234,7 @@ class DrivenPipeline:
             part = batch.part(settled, batch.token, batch.number)
             part.claim_seconds, part.claim_waited = batch.claim_seconds, batch.claim_waited
             try:
-                await self._deliver_and_complete(part, passage.take(settled), self._context(part), carry)
+                await self._deliver_and_complete(part, passage.take(settled), self._context(part), carry, turn)
             except BaseException:
                 passage.cancel()
                 raise
@@ -270,16 +262,22 @@ class DrivenPipeline:
             await leave()
 
     async def _deliver_and_complete(
-        self, batch: Batch, processed: Processed, context: BatchContext, carry: Batch | None = None
+        self,
+        batch: Batch,
+        processed: Processed,
+        context: BatchContext,
+        carry: Batch | None = None,
+        turn: Turn = now,
     ) -> None:
-        await self._deliver(processed, context)
-        await self._complete(batch, processed, carry)
+        await self._deliver(processed, context, turn)
+        await self._complete(batch, processed, carry, turn)
 
-    async def _deliver(self, processed: Processed, context: BatchContext) -> None:
+    async def _deliver(self, processed: Processed, context: BatchContext, turn: Turn = now) -> None:
         """Write to a sink outside the database; while it cannot be reached, again with growing delays."""
         delivery = self._drive.delivery
         if delivery is None:
             return
+        await turn()
         attempt = 0
         first = began = time.perf_counter()
         while True:
@@ -297,14 +295,14 @@ class DrivenPipeline:
                 await asyncio.sleep(delay)
                 began = time.perf_counter()
 
-    async def _complete(self, batch: Batch, processed: Processed, carry: Batch | None = None) -> None:
+    async def _complete(self, batch: Batch, processed: Processed, carry: Batch | None = None, turn: Turn = now) -> None:
         token = batch.token
         processed.stages = [claim_stage(batch), *processed.stages]
         note_failures(self._drive.tracing, batch, processed)
         try:
-            with self._recording_span():
+            with SpanFromTurn(turn, self._recording_span) as begin:
                 counts = await self._table().complete(
-                    batch, processed, lambda counts: self._judge(token, counts), carry=carry
+                    batch, processed, lambda counts: self._judge(token, counts), carry, begin
                 )
         finally:
             self._undecided.pop(token, None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-from etl.core.batch import Batch
+from etl.core.batch import Batch, Turn
 from etl.core.batch_size import AUTO
 from etl.core.sink import key_columns
 from etl.core.table_source import TableSource
 from etl.errors import ConfigurationError
 from etl.sources.ahead import Ahead
-from etl.sources.lane import Turn, run_lane
+from etl.sources.lane import run_lane
 
 MAX_BATCH_SIZE = 100_000
 MAX_CONCURRENCY = 64

@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from etl.core.batch import Batch
+from etl.core.batch import Batch, Turn
 
 Next = Callable[[], Awaitable[Batch | None]]
-Turn = Callable[[], Awaitable[None]]
 Finish = Callable[[Batch, Turn], Coroutine[Any, Any, None]]
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, SqlProcessor, processor
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, Sink, SqlProcessor, processor
 from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.run import Run, RunState
@@ -481,13 +481,16 @@ async def test_a_statement_that_cannot_be_right_is_refused(
 # Lanes
 
 
-async def test_a_batch_is_processed_while_the_one_before_it_waits_to_be_written(
-    scene: Scene, database: Database
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "in a transaction"])
+async def test_a_batch_is_processed_while_the_one_before_it_is_written_and_written_after_it(
+    scene: Scene, database: Database, at_once: bool
 ) -> None:
     await scene.execute("""
         CREATE TABLE src (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'pending');
         CREATE TABLE dst (id bigint, n serial);
         INSERT INTO src SELECT generate_series(1, 15)""")
+    if not at_once:
+        await scene.execute("CREATE RULE nothing AS ON DELETE TO dst DO INSTEAD NOTHING")
     second, locked, third = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     @processor
@@ -502,13 +505,43 @@ async def test_a_batch_is_processed_while_the_one_before_it_waits_to_be_written(
     source = BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=5)
     running = asyncio.create_task(_run(database, source, pass_on, PostgresSink("dst")))
     await second.wait()
-    await scene.execute("BEGIN; LOCK TABLE dst IN SHARE MODE")
+    await scene.execute("BEGIN; SELECT FROM src WHERE id = 8 FOR UPDATE")
     locked.set()
     await third.wait()
-
-    assert await scene.value("SELECT count(*) FROM dst") == 5
+    await scene.waiting_for_locks()
+    for _ in range(100):  # time enough to write the third one before the second, if it could be
+        assert await scene.value("SELECT count(*) FROM dst") == 5
 
     await scene.execute("COMMIT")
     run = await running
     assert counted(run.counts) == {"claimed": 15, "written": 15}
     assert await scene.fetch("SELECT id FROM dst ORDER BY n") == [*range(1, 16)]
+
+
+async def test_a_sink_outside_the_database_gets_batches_one_after_the_other(scene: Scene, database: Database) -> None:
+    await scene.execute("""
+        CREATE TABLE src (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'pending');
+        INSERT INTO src SELECT generate_series(1, 15)""")
+    third = asyncio.Event()
+    got: list[int] = []
+
+    class Outside(Sink):
+        async def write(self, context: Context, rows: list[Any]) -> None:
+            if rows[0]["id"] == 6:
+                await third.wait()
+                for _ in range(100):  # time enough for the third one to get in between
+                    await asyncio.sleep(0)
+            got.extend(row["id"] for row in rows)
+
+    @processor(inline=True)
+    def pass_on(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] == 11:
+            third.set()
+        return row
+
+    run = await _run(
+        database, BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=5), pass_on, Outside()
+    )
+
+    assert counted(run.counts) == {"claimed": 15, "written": 15}
+    assert got == [*range(1, 16)]

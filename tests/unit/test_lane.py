@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from etl.core.batch import Batch
-from etl.sources.lane import Turn, run_lane
+from etl.core.batch import Batch, Turn
+from etl.sources.lane import run_lane
 
 
 class Work:

@@ -19,8 +19,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from etl import BatchProcessingSource, Context, Pipeline, PPrintSink, Retry, Sink
-from etl.core.batch import Batch, Processed
-from etl.core.counts import Counts
+from etl.core.batch import Batch, Processed, Turn, now
+from etl.core.counts import Counts, Judge
 from etl.core.ports import Bound
 from etl.core.run import Run, RunState
 from etl.core.stages import StageCounts
@@ -194,8 +194,9 @@ class Table:
         """Nothing."""
 
     async def complete(
-        self, batch: Batch, processed: Processed, judge: Callable[[Counts], None], carry: Batch | None = None
+        self, batch: Batch, processed: Processed, judge: Judge, carry: Batch | None = None, turn: Turn = now
     ) -> Counts:
+        await turn()
         self.recorded = processed.stages
         return Counts(claimed=len(batch), written=len(batch), batches=1)
 
