@@ -152,7 +152,8 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     parts = _set_aside(finishing, batch, aside, parameters)
     insertion: Insertion | None = None
     if isinstance(writer, SqlStage):
-        insertion = _work_in_sql(writer, table, batch, processed, len(parameters) + 1)
+        kept = [position for position in processed.with_results if position not in refused]
+        insertion = _work_in_sql(writer, table, batch, kept, len(kept) == len(done), len(parameters) + 1)
     elif writer is not None and results:
         insertion = writer.insertion(results, len(parameters) + 1, f"EXISTS (SELECT FROM {_FENCE})")
         if insertion is None:
@@ -162,10 +163,11 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     return OneStatement(_composed(table, numbered, insertion, parts, isinstance(writer, SqlStage)), parameters, counts)
 
 
-def _work_in_sql(stage: SqlStage, table: UserTable, batch: Batch, processed: Processed, first: int) -> Insertion | None:
-    """The user's statement, for the rows that have a result; None if there are none."""
-    kept = processed.with_results
-    if len(kept) == len(batch):
+def _work_in_sql(
+    stage: SqlStage, table: UserTable, batch: Batch, kept: Sequence[int], every: bool, first: int
+) -> Insertion | None:
+    """The user's statement, for the rows that are kept (all that are marked, or not every one); None if none are."""
+    if every:
         return Insertion(stage.part(table.handled_arrays), [])
     keys = row_parameters(batch, kept)[table.leading : -1]
     return Insertion(stage.part(stage.arrays(first)), keys) if kept else None

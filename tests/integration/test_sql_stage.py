@@ -223,3 +223,20 @@ async def test_a_target_that_does_not_exist_is_the_statements_fault(db: Db, data
 
     assert ['relation "nowhere" does not exist'] == [fault.problem for fault in findings.faults]
     assert isinstance(findings.faults[0], ConfigurationError)
+
+
+async def test_a_row_that_the_server_names_is_left_out_of_a_second_try(scene: Scene, where: Where) -> None:
+    await scene.execute("INSERT INTO copy VALUES (3)")
+    async with faulty(where) as (proxy, database):
+        holder = await _holder(scene, database=database)
+        batch = await holder.must_claim()
+        processed = processed_to([(n, {"id": n + 1}) for n in range(10) if n != 8], filtered=[8])
+        before = len(proxy.steps)
+
+        counts = await holder.complete(batch, processed)
+
+        sent = [step.sql for step in proxy.steps[before:] if step.sql]
+    assert counted(counts) == {"claimed": 10, "written": 8, "filtered": 1, "quarantined": 1}
+    assert await scene.issues() == [("3", "open", "UniqueViolationError")]
+    assert await scene.fetch("SELECT id FROM copy WHERE v IS NOT NULL ORDER BY id") == [1, 2, 4, 5, 6, 7, 8, 10]
+    assert [sql for sql in sent if "BEGIN" in sql] == []
