@@ -239,7 +239,7 @@ async def _end(
         end.took.peak_memory_bytes,
     )
     ended = await connection.fetchrow(statement("end_run"), *facts)
-    while ended is None and by_owner:
+    if ended is None and by_owner:
         await connection.execute(statement("release_batches"), run_id)
         ended = await connection.fetchrow(statement("end_run"), *facts)
     assert ended is not None
