@@ -8,7 +8,10 @@ from datetime import timedelta
 import pytest
 
 from etl import BatchProcessingSource, Pipeline, SqlProcessor
+from etl.app import Application, HandControls
+from etl.config import Settings
 from etl.core.batch import Processed
+from etl.core.run import Run
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres import completion
 from etl.postgres.check import check
@@ -16,7 +19,7 @@ from etl.postgres.database import Database
 from etl.postgres.sql_stage import SqlStage, insert_target
 from tests.battery import Db
 from tests.conftest import PATIENT, Where
-from tests.kit import processed_to
+from tests.kit import NoTracing, processed_to
 from tests.protocol import Holder, Scene, counted, faulty, open_scene
 
 _COPY = "INSERT INTO copy SELECT id, v, status FROM src WHERE id = ANY($keys)"
@@ -240,3 +243,19 @@ async def test_a_row_that_the_server_names_is_left_out_of_a_second_try(scene: Sc
     assert await scene.issues() == [("3", "open", "UniqueViolationError")]
     assert await scene.fetch("SELECT id FROM copy WHERE v IS NOT NULL ORDER BY id") == [1, 2, 4, 5, 6, 7, 8, 10]
     assert [sql for sql in sent if "BEGIN" in sql] == []
+
+
+async def test_a_replayed_row_is_worked_on_once(scene: Scene, database: Database) -> None:
+    await scene.execute("UPDATE src SET v = 'bad' WHERE id = 3")
+    source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'")
+    job = Pipeline("job", source, SqlProcessor(_COPY))
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
+    await application.run_job(job, HandControls())
+    await scene.execute("UPDATE src SET v = 'good' WHERE id = 3")
+
+    replayed = await application.replay(job, HandControls(), error=None, run_id=None)
+
+    assert isinstance(replayed.run, Run)
+    assert counted(replayed.run.counts) == {"claimed": 1, "written": 1}
+    assert await scene.fetch("SELECT id FROM copy ORDER BY id") == [*range(1, 11)]
+    assert await scene.pending() == []
