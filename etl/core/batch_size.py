@@ -1,27 +1,88 @@
 """How many rows to claim at once, where the source leaves that open (`batch_size="auto"`).
 
-What a batch costs besides its rows is some milliseconds. A batch that takes a fifth of a second loses a few percent to
-that, whatever its rows are like; a longer one gains nothing, and has more to give back when it is stopped. So the size
-follows the time: rows of microseconds come by the thousand, rows of seconds one by one.
+A batch takes some time whatever is in it (round trips, a COMMIT, perhaps a call to somebody else) and some for each of
+its rows. Both are found out from batches of different sizes. The size is the smallest at which the rows take all but a
+small share of the time: a larger one gains next to nothing, needs more memory and has more to give back when it is
+stopped. It is smaller where a batch would take too long.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Iterable
+
 AUTO = "auto"
-AIM = 0.2  # seconds a batch is to take
+SHARE = 0.1  # of a batch's time, what may go to anything but rows
+AIM = 0.2  # seconds a batch may take; or twice what one takes without rows, where that is more
 FIRST, MOST = 8, 10_000  # rows
-_GROWTH = 8  # at most, from one batch to the next: a first guess may be wrong by chance
+STEP = 8  # times larger or smaller, at most, than what is known
+_LEAST = 0.003  # seconds a batch takes besides its rows at least; what is found below that is chance
+_REMEMBERED = 64  # batches
+_MEDIAN_OF = 5  # the latest batches of about one size
+_APART = 4  # times larger or smaller, that the difference may tell a batch's time from its rows'
+
+Batch = tuple[int, float]  # rows, seconds
 
 
-def next_size(size: int, rows: int, seconds: float) -> int:
-    """The size for the next batch after one of `rows` rows, claimed by `size`, took so long.
+class BatchSize:
+    """The number of rows to claim next, in `rows`: fixed, or found from the batches so far."""
 
-    A batch that was not full says little about a full one and changes nothing, unless it took too long all the same.
-    """
-    fitting = int(rows * AIM / seconds) if seconds > 0 else MOST
-    if rows < size and fitting >= rows:
-        return size
-    return max(1, size // _GROWTH, min(fitting, size * _GROWTH, MOST))
+    def __init__(self, declared: int | str) -> None:
+        self._finds = isinstance(declared, str)
+        self.rows = FIRST if isinstance(declared, str) else declared
+        self._first = True
+        self._seen: deque[Batch] = deque(maxlen=_REMEMBERED)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A batch of so many rows took so long, from its claim to its end."""
+        if not self._finds:
+            return
+        batch = (rows, max(seconds, 1e-6))
+        self.rows = next_size(self.rows, [*self._seen, batch])
+        if self._first and seconds < AIM:  # it has made connections and prepared statements: no other will
+            self._first = False
+        else:
+            self._seen.append(batch)
+
+
+def next_size(size: int, seen: Iterable[Batch]) -> int:
+    """The size that follows from batches, the latest one last. One alone makes nothing larger: it may be chance."""
+    classes: dict[int, deque[Batch]] = {}
+    for rows, seconds in seen:
+        latest = rows.bit_length() // 2
+        classes.setdefault(latest, deque(maxlen=_MEDIAN_OF)).append((rows, seconds))
+    rows, seconds = _median(classes[latest])
+    others = [median for median in map(_median, classes.values()) if not rows / _APART < median[0] < rows * _APART]
+    most = rows * STEP if len(classes[latest]) > 1 else max(rows, size, math.ceil(_surely(rows, seconds)))
+    return max(1, size // STEP, min(math.ceil(_fitting(rows, seconds, others)), most, MOST))
+
+
+def _fitting(rows: int, seconds: float, others: list[Batch]) -> float:
+    """The size that fits the line through a batch and, as well as can be, others much larger or smaller."""
+    if not others:  # go and see
+        if rows == 1 and seconds < AIM:
+            return _APART
+        larger = _surely(rows, seconds)
+        return larger if larger >= rows * _APART else rows / STEP
+    weights = [(n - rows) / (t * t) for n, t in others]
+    slope = sum(w * (t - seconds) for w, (_, t) in zip(weights, others, strict=True))
+    slope /= sum(w * (n - rows) for w, (n, _) in zip(weights, others, strict=True))
+    if slope <= 0:
+        return MOST
+    fixed = max(_LEAST, seconds - slope * rows)
+    return min((1 / SHARE - 1) * fixed / slope, (max(AIM, 2 * fixed) - fixed) / slope)
+
+
+def _surely(rows: int, seconds: float) -> float:
+    """What cannot take too long, even if all the time of a batch went to its rows."""
+    return rows * min(STEP, AIM / seconds)
+
+
+def _median(batches: Iterable[Batch]) -> Batch:
+    """The one that took the median time a row, of two the quicker."""
+    ordered = sorted(batches, key=lambda batch: batch[1] / batch[0])
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def most_rows(batch_size: int | str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from etl.core.batch import Batch, Failure, Processed, Turn, now
-from etl.core.batch_size import AUTO, FIRST, next_size
+from etl.core.batch_size import BatchSize
 from etl.core.context import BatchContext
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
@@ -70,8 +70,7 @@ class DrivenPipeline:
         self._claimed = 0
         self._stood = 0.0  # seconds for which claims stood still since the last batch
         declared = pipeline.source.batch_size if isinstance(pipeline.source, TableSource) else 1
-        self._size = FIRST if declared == AUTO else int(declared)
-        self._finds_size = declared == AUTO
+        self._size = BatchSize(declared)
         self._event_number = 0
         self._stragglers: set[asyncio.Task[None]] = set()
         self._straggling_rows = 0
@@ -154,9 +153,8 @@ class DrivenPipeline:
                     await self._table().suspect(batch)
                 started = time.monotonic()
                 await self._pass(batch, turn)
-        if self._finds_size and not alone:
-            spent = batch.claim_seconds + time.monotonic() - started - timed.seconds
-            self._size = next_size(self._size, len(batch), spent)
+        if not alone:
+            self._size.note(len(batch), batch.claim_seconds + time.monotonic() - started - timed.seconds)
 
     async def settle(self) -> None:
         """Wait for rows that went on by themselves."""
@@ -190,7 +188,7 @@ class DrivenPipeline:
     def _most(self) -> int:
         """Rows the next claim may take."""
         limit = self._run.row_limit
-        return self._size if limit is None else min(self._size, limit - self._claimed)
+        return self._size.rows if limit is None else min(self._size.rows, limit - self._claimed)
 
     async def _more_to_sweep(self, source: BatchSource) -> bool:
         """At the end of a sweep: are there rows of vanished holders that can be had now?"""
@@ -245,7 +243,7 @@ class DrivenPipeline:
     def _must_wait(self, batch: Batch, waiting: int) -> bool:
         """Whether rows in retry hold up their batch: at the end, under suspicion, or when there are too many."""
         together = must_be_alone(batch.crashes) or self._table().as_a_whole
-        return self._control.stopping or together or self._straggling_rows + waiting > self._size
+        return self._control.stopping or together or self._straggling_rows + waiting > self._size.rows
 
     async def _straggle(
         self, passage: Passage, waiting: list[int], batch: Batch, leave: Callable[[], Awaitable[None]]

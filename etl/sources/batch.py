@@ -42,7 +42,8 @@ class BatchProcessingSource(TableSource):
 
     `failed`       SET list that marks a quarantined row. Without it such a row stays as it is and is kept apart until
                    somebody changes or replays it.
-    `batch_size`   rows claimed at once and committed together; "auto" finds the number that takes a fifth of a second.
+    `batch_size`   rows claimed at once and committed together; "auto" finds the number from which on more gain
+                   nothing, and keeps a batch to about a fifth of a second.
     `concurrency`  lanes of a run: batches that are in the processors at once. While batches are quick, each lane
                    processes one while the one before it is written, and one more is claimed ahead, or two where there
                    are several lanes. Each lane writes its batches in their order.

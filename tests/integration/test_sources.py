@@ -545,3 +545,18 @@ async def test_a_sink_outside_the_database_gets_batches_one_after_the_other(scen
 
     assert counted(run.counts) == {"claimed": 15, "written": 15}
     assert got == [*range(1, 16)]
+
+
+async def test_a_source_finds_its_batch_size_by_itself(scene: Scene, database: Database) -> None:
+    await scene.execute("""
+        CREATE TABLE src (k integer PRIMARY KEY, status text NOT NULL DEFAULT 'pending');
+        CREATE TABLE dst (k integer PRIMARY KEY);
+        INSERT INTO src SELECT generate_series(1, 3000)""")
+    source = BatchProcessingSource("src", pending=PENDING, done=DONE, columns=("k",), batch_size="auto")
+
+    run = await _run(database, source, _key_only, PostgresSink("dst", key="k"))
+
+    sizes = await scene.fetch("SELECT claimed FROM etl.batch ORDER BY number")
+    assert (3000, 3000) == (run.counts.written, sum(sizes))
+    assert 8 == sizes[0]
+    assert max(sizes) > 8
