@@ -34,7 +34,7 @@ async def insert_run(
         None if worker is None else worker.host,
         None if worker is None else worker.pid,
         None if lease is None else lease.total_seconds(),
-        request.slots,
+        [*map(str, request.slots)],
         max(request.places, request.overlap.places),
         request.slot is not None,
         None if request.pool is None else request.pool.name,

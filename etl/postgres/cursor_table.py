@@ -134,7 +134,7 @@ WITH {HANDLED} AS (
        AND {self._within}{pending}
 )
 SELECT count(*), false,
-       CASE WHEN count(*) < {self._how_many} THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
+       CASE WHEN count(*) < {self._how_many} THEN coalesce(jsonb_agg(position), '[]') END
   FROM {HANDLED}
 """
 

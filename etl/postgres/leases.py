@@ -24,9 +24,8 @@ class LeaseConnection:
     async def renew(self, run_ids: Sequence[UUID]) -> list[LeaseState]:
         """Renew the leases of these runs; one statement, in one transaction, without repetition."""
         async with self._database.transaction() as connection:
-            rows = await connection.fetch(
-                statement("renew_runs"), self._worker_id, self._lease.total_seconds(), list(run_ids)
-            )
+            held = [*map(str, run_ids)]
+            rows = await connection.fetch(statement("renew_runs"), self._worker_id, self._lease.total_seconds(), held)
         return [LeaseState(row["run_id"], row["alive"], row["renewed"], row["cancel_reason"]) for row in rows]
 
 

@@ -160,8 +160,8 @@ async def starting(database: Database, work: Callable[[Connection], Awaitable[Ru
 
 async def start_oldest(connection: Connection, starter: Starter, only: UUID | None = None) -> Run | None:
     """Start the oldest queued run of these jobs here (or run `only`) for which there is a place, with its messages."""
-    pools = ([pool.name for pool in starter.pools], [pool.size for pool in starter.pools])
-    facts = (list(starter.jobs), *starter.place, list(starter.in_hand), only, *pools)
+    pools = ([pool.name for pool in starter.pools], [str(pool.size) for pool in starter.pools])
+    facts = (list(starter.jobs), *starter.place, [*map(str, starter.in_hand)], only, *pools)
     row = await connection.fetchrow(statement("start_queued_run"), *facts)
     if row is None:
         return None
@@ -181,13 +181,13 @@ async def start_for_messages(connection: Connection, request: RunRequest, starte
         request.job,
         request.trigger,
         request.overlap_key,
-        list(range(max(request.places, request.overlap.places))),
+        [*map(str, range(max(request.places, request.overlap.places)))],
         None if pool is None else pool.name,
-        [] if pool is None else list(range(1, pool.size + 1)),
+        [] if pool is None else [*map(str, range(1, pool.size + 1))],
         None if within is None else within.total_seconds(),
         *starter.place,
         list(starter.jobs),
-        list(starter.in_hand),
+        [*map(str, starter.in_hand)],
     )
     if row is None:
         return None
@@ -263,7 +263,7 @@ async def _reap_one(
 ) -> Run | UUID | None:
     """The run that was ended; its id alone if it must be left alone for now; None if there is none left."""
     run_id: UUID | None = await connection.fetchval(
-        statement("lock_lost_run"), None if only is None else [*only], [*left_alone]
+        statement("lock_lost_run"), None if only is None else [*map(str, only)], [*map(str, left_alone)]
     )
     if run_id is None:
         return None

@@ -138,7 +138,7 @@ SELECT (SELECT to_jsonb(b) FROM etl.batch b WHERE b.token = $1) AS known,
               WHERE b.source = {self._lane("$2")} AND b.state IN ('open', 'expired') AND b.run_id IS NOT NULL)
            AS holders,
        EXISTS (SELECT 1 FROM etl.batch b WHERE b.source = {self._lane("$2")} AND b.state = 'open') AS busy,
-       {self._reserved()} AS reserved
+       to_jsonb({self._reserved()}) AS reserved
 """
 
     def _reserved(self, which: str = "") -> str:
@@ -203,7 +203,7 @@ SELECT {HANDLED}.{ORDINAL}, {row}.*
         return f"""
 WITH {MARKED} AS ({marked})
 SELECT count(*), coalesce(bool_or(pending), false),
-       CASE WHEN count(*) < {self._how_many} THEN coalesce(array_agg(position), ARRAY[]::bigint[]) END
+       CASE WHEN count(*) < {self._how_many} THEN coalesce(jsonb_agg(position), '[]') END
   FROM {MARKED}
 """
 

@@ -8,7 +8,7 @@ WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now, $10::uuid IS NOT NULL AS at_once
 ), place AS MATERIALIZED (
     SELECT c.slot
-      FROM unnest($14::integer[]) WITH ORDINALITY AS c (slot, preference)
+      FROM unnest($14::text[]::integer[]) WITH ORDINALITY AS c (slot, preference)
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a
                         WHERE a.overlap_key = $5 AND a.slot = c.slot AND a.state IN ('queued', 'running'))
        AND (c.slot < 0 OR $16 OR NOT EXISTS (SELECT 1 FROM etl.run a

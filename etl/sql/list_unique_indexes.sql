@@ -4,7 +4,7 @@
 -- the default operator class, so that reading in key order is reading the index.
 SELECT i.indisprimary AS primary, i.indisvalid AND i.indisready AS valid, i.indimmediate AS immediate,
        i.indpred IS NULL AS whole,
-       array_agg(a.attname ORDER BY k.position) AS columns,
+       array_agg(a.attname::text ORDER BY k.position) AS columns,
        bool_and(o.opcdefault)
            AND bool_and(coll.oid IS NOT DISTINCT FROM a.attcollation)
            AND count(DISTINCT opt.option & 1) = 1 AS plain

@@ -3,8 +3,8 @@
 SELECT run_id
   FROM etl.run
  WHERE state = 'running' AND lease_until < clock_timestamp()
-   AND ($1::uuid[] IS NULL OR run_id = ANY ($1::uuid[]))
-   AND run_id <> ALL ($2::uuid[])
+   AND ($1::text[]::uuid[] IS NULL OR run_id = ANY ($1::text[]::uuid[]))
+   AND run_id <> ALL ($2::text[]::uuid[])
  ORDER BY lease_until
  LIMIT 1
    FOR UPDATE SKIP LOCKED

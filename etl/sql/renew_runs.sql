@@ -4,7 +4,7 @@
 WITH held AS MATERIALIZED (
     SELECT run_id
       FROM etl.run
-     WHERE run_id = ANY ($3::uuid[]) AND worker_id = $1 AND state = 'running'
+     WHERE run_id = ANY ($3::text[]::uuid[]) AND worker_id = $1 AND state = 'running'
      ORDER BY run_id
        FOR NO KEY UPDATE SKIP LOCKED
 ), renewed AS (
@@ -19,4 +19,4 @@ WITH held AS MATERIALIZED (
 SELECT r.run_id, r.state = 'running' AND r.worker_id = $1 AS alive, n.run_id IS NOT NULL AS renewed, r.cancel_reason
   FROM etl.run r
   LEFT JOIN renewed n USING (run_id)
- WHERE r.run_id = ANY ($3::uuid[])
+ WHERE r.run_id = ANY ($3::text[]::uuid[])

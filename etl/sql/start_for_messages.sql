@@ -8,21 +8,21 @@ WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now
 ), place AS MATERIALIZED (
     SELECT g AS slot
-      FROM unnest($5::integer[]) AS g
+      FROM unnest($5::text[]::integer[]) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a
                         WHERE a.overlap_key = $4 AND a.slot = g AND a.state IN ('queued', 'running'))
      ORDER BY g
      LIMIT 1
 ), seat AS MATERIALIZED (
     SELECT g AS pool_slot
-      FROM unnest($7::integer[]) AS g
+      FROM unnest($7::text[]::integer[]) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a WHERE a.pool = $6 AND a.pool_slot = g AND a.state = 'running')
      ORDER BY g
      LIMIT 1
 ), started AS (
     INSERT INTO etl.run (run_id, job, trigger, overlap_key, slot, places, state, worker_id, host, pid, queued_at,
                          started_at, lease_until, pool, pool_slot, start_by, serves_messages)
-    SELECT $1, $2, $3, $4, place.slot, cardinality($5::integer[]), 'running', $9, $10, $11, now,
+    SELECT $1, $2, $3, $4, place.slot, cardinality($5::text[]::integer[]), 'running', $9, $10, $11, now,
            now, now + $12::float8 * interval '1 second', $6::text, seat.pool_slot,
            now + $8::float8 * interval '1 second', true
       FROM clock
@@ -36,7 +36,7 @@ WITH clock AS MATERIALIZED (
                         WHERE q.state = 'queued' AND (q.job = ANY ($13::text[]) OR q.overlap_key = $4))
        -- one that was started by a COMMIT whose answer was lost is driven first
        AND NOT EXISTS (SELECT 1 FROM etl.run r
-                        WHERE r.state = 'running' AND r.worker_id = $9 AND r.run_id <> ALL ($14::uuid[]))
+                        WHERE r.state = 'running' AND r.worker_id = $9 AND r.run_id <> ALL ($14::text[]::uuid[]))
         ON CONFLICT DO NOTHING
  RETURNING *
 ), ticked AS (

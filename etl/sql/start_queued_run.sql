@@ -5,12 +5,12 @@
 WITH mine AS (
     SELECT run_id
       FROM etl.run
-     WHERE state = 'running' AND worker_id = $2 AND run_id <> ALL ($6::uuid[])
+     WHERE state = 'running' AND worker_id = $2 AND run_id <> ALL ($6::text[]::uuid[])
      LIMIT 1
 ), chosen AS MATERIALIZED (
     SELECT q.run_id, CASE WHEN q.slot < 0 THEN place.slot ELSE q.slot END AS slot, seat.pool_slot
       FROM etl.run q
-      LEFT JOIN unnest($8::text[], $9::integer[]) AS p (pool, size) ON p.pool = q.pool
+      LEFT JOIN unnest($8::text[], $9::text[]::integer[]) AS p (pool, size) ON p.pool = q.pool
       LEFT JOIN LATERAL (
           SELECT g AS slot
             FROM generate_series(0, q.places - 1) AS g

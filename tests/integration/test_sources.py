@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 
 from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, Sink, SqlProcessor, processor
@@ -560,3 +561,28 @@ async def test_a_source_finds_its_batch_size_by_itself(scene: Scene, database: D
     assert (3000, 3000) == (run.counts.written, sum(sizes))
     assert 8 == sizes[0]
     assert max(sizes) > 8
+
+
+async def test_a_run_does_not_ask_the_server_about_types(
+    scene: Scene, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays but those of text are looked up at their first use, by each connection: several milliseconds each."""
+    asked: list[Any] = []
+    connections: Any = asyncpg.Connection
+    look_up = connections._introspect_types
+
+    async def noting(self: Any, types: Any, timeout: Any) -> Any:
+        asked.append(types)
+        return await look_up(self, types, timeout)
+
+    monkeypatch.setattr(connections, "_introspect_types", noting)
+    await scene.execute("""
+        CREATE TABLE src (k integer PRIMARY KEY, status text NOT NULL DEFAULT 'pending');
+        CREATE TABLE dst (k integer PRIMARY KEY);
+        INSERT INTO src SELECT generate_series(1, 10)""")
+
+    run = await _run(database, BatchProcessingSource("src", pending=PENDING, done=DONE), _key_only,
+                     PostgresSink("dst", key="k"))  # fmt: skip
+
+    assert 10 == run.counts.written
+    assert [] == asked
