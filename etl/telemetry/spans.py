@@ -76,11 +76,12 @@ class OpenTelemetrySpan:
             self._add_event(name, facts)
         else:
             self._left_out += 1
-            self.set(**{"etl.events.left_out": self._left_out})
 
     def end(self, record_s: float) -> None:
         """The work is over, after so many seconds."""
         self.record.duration_s = record_s
+        if self._left_out:
+            self.set(**{"etl.events.left_out": self._left_out})
         try:
             self._span.end()
         except Exception:  # of a span processor that the application brought
