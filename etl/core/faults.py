@@ -20,6 +20,8 @@ class Fault(Enum):
 
 LOCK_NOT_AVAILABLE = "55P03"
 DIVISION_BY_ZERO = "22012"
+NOT_NULL_VIOLATION = "23502"
+CHECK_VIOLATION = "23514"
 
 # Longest prefix wins.
 _BY_PREFIX = {

@@ -13,6 +13,7 @@ from etl.postgres.database import Database
 from etl.postgres.faults import classify, sqlstate_of
 from etl.postgres.one_statement import Aside, Finishing, may_be_one_statement, may_set_aside, one_statement
 from etl.postgres.quarantine import Snapshot
+from etl.postgres.screening import note_refusal, screened
 
 logger = logging.getLogger("etl.postgres")
 
@@ -39,19 +40,24 @@ async def complete_at_once(
     """Complete a batch by a single statement; None if that cannot be, or did not take effect as far as is known.
 
     While the server names one row that it refuses, again without that one: if all others go through then, it was to
-    blame. Raises `RefusedError` when it was not, or the server names nobody.
+    blame. Raises `RefusedError` when it was not, or the server names nobody. Where a row was refused before, the batch
+    is screened first.
     """
     if database.settings.pooled or finishing.table is None:
         return None
     if not may_be_one_statement(finishing, batch, processed):
         return None
     refused: dict[int, Failure] = {}
+    if may_set_aside(finishing.table):
+        refused = await screened(database, finishing.writer, finishing.sink_name, processed)
+    most = len(refused) + MOST
     while True:
         try:
             return await _attempt(database, finishing, batch, processed, refused)
         except RefusedError as error:
+            note_refusal(finishing.writer, error.cause)
             known = len(error.suspects) == 1 and error.suspects[0] not in refused
-            if not known or len(refused) == MOST or not may_set_aside(finishing.table):
+            if not known or len(refused) == most or not may_set_aside(finishing.table):
                 raise
             refused[error.suspects[0]] = Failure.of(finishing.sink_name, error.cause)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -17,6 +17,7 @@ from etl.postgres.one_statement import Insertion
 from etl.postgres.statements import statement
 from etl.postgres.writing import composing
 from etl.postgres.writing.composing import Upsert
+from etl.postgres.writing.demands import Demand, Demands
 from etl.postgres.writing.rows import Group, grouped, misfit
 from etl.postgres.writing.values import (
     Travel,
@@ -49,16 +50,29 @@ class Manner:
     plain: bool = False
 
 
+class Search(NamedTuple):
+    """A SELECT of the places of some rows, and its parameters."""
+
+    sql: str
+    parameters: list[Any]
+
+
 class TableWriter:
     """Inserts rows (dicts by column name) into `table`, or upserts them by `key`. Knows nothing of batches."""
 
     def __init__(self, table: Table, key: tuple[str, ...] | None, manner: Manner | None = None) -> None:
+        self.demands = Demands()
         self._table = table
         self._manner = manner or Manner()
         self._upsert = None if key is None else Upsert(_as_indexed(table, key), self._manner.update_always)
         self._fits = False  # whether any row so far had only columns that the table takes
         self._statements: dict[Any, str] = {}
         self._types: dict[tuple[str, ...], list[int]] = {}  # of columns that were filled by COPY
+
+    @property
+    def table(self) -> Table:
+        """Where rows go."""
+        return self._table
 
     async def write(self, connection: Connection, rows: Sequence[Any]) -> None:
         """Write rows inside the caller's transaction.
@@ -83,6 +97,34 @@ class TableWriter:
     def insertion(self, rows: Sequence[Any], first: int, condition: str) -> Insertion | None:
         """The INSERT that `write` would send for these rows, if it would be one that may be a part of another
         statement. Raises as `write`."""
+        group = self._together(rows)
+        if group is None:
+            return None
+        described = self._described(group)
+        ways = (*map(travel, described, group.cells),)
+        sql = self._insert_sql(group, described, ways, arranged=False, first=first, condition=condition)
+        return Insertion(f"{sql} RETURNING 1", list(map(as_parameter, described, ways, group.cells)))
+
+    def search(self, rows: Sequence[Any], demands: Sequence[Demand], most: int) -> Search | None:
+        """What finds the places (from 0; the first `most`) of rows that do not meet a demand, where `insertion` writes
+        them and none takes the place of another. Raises as `write`."""
+        group = self._together(rows)
+        if group is None or (self._upsert is not None and not self._distinct(group, self._upsert.key)):
+            return None
+        types = {name: kind for demand in demands for name, kind in demand.columns.items()}
+        described = [self._table.columns[name] for name in types]
+        cells = group.chosen([*types])
+        ways = (*map(travel, described, cells),)
+        conditions = tuple(demand.sql for demand in demands)
+        asked = (ways, (*types.items(),), conditions, most)
+        sql = self._statements.get(asked)
+        if sql is None:
+            columns = [*zip(described, ways, types.values(), strict=True)]
+            sql = self._statements[asked] = composing.find_unfit(columns, conditions, most)
+        return Search(sql, list(map(as_parameter, described, ways, cells)))
+
+    def _together(self, rows: Sequence[Any]) -> Group | None:
+        """The rows, if one INSERT that may be a part of another statement writes them."""
         if not self._manner.plain or self._table.deferred_constraints:
             return None
         groups = grouped(self._table, rows)
@@ -94,11 +136,7 @@ class TableWriter:
             self._require_key(groups, self._upsert.key)
         described = self._described(group)
         self._refuse_unfit(group, described)
-        if self._by_copy(group, described) or self._by_merge(group, described):
-            return None
-        ways = (*map(travel, described, group.cells),)
-        sql = self._insert_sql(group, described, ways, arranged=False, first=first, condition=condition)
-        return Insertion(f"{sql} RETURNING 1", list(map(as_parameter, described, ways, group.cells)))
+        return None if self._by_copy(group, described) or self._by_merge(group, described) else group
 
     def _described(self, group: Group) -> list[Column]:
         return [self._table.columns[name] for name in group.columns]

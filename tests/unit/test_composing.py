@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etl.core.table import Column, Table
-from etl.postgres.writing.composing import Upsert, arrange, insert_rows
+from etl.postgres.writing.composing import Upsert, arrange, find_unfit, insert_rows
 from etl.postgres.writing.rows import Group
 from etl.postgres.writing.values import compares_alike, travel
 
@@ -39,3 +39,14 @@ def test_rows_are_distinct_by_all_columns_of_the_key_together() -> None:
     rows = Group(("b", "a", "c"), [[1, 2, 1], [1, 1, 2], [1, 1, 1]], range(3))
 
     assert [False, False, True, False] == [rows.distinct(key) for key in [("a",), ("b",), ("a", "b"), ("c", "a")]]
+
+
+def test_a_condition_sees_its_columns_with_their_names_lengths_and_collations() -> None:
+    column = replace(WITHOUT_CASE, name='a "b"')
+    way = travel(column, ["x"])
+
+    sql = find_unfit([(column, way, "character(3)")], ["NOT a", "b OR c"], 5)
+
+    assert """("etl:1")::character(3) COLLATE public."no case" AS "a ""b""\"""" in sql
+    assert " WHERE (NOT a) IS FALSE OR (b OR c) IS FALSE ORDER BY " in sql
+    assert sql.endswith("LIMIT 5")

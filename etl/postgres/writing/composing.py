@@ -10,6 +10,7 @@ from etl.postgres.writing.values import Travel, comparable
 
 _NUMBER = '"etl:number"'  # a row's place in the batch
 _OLD = '"etl:old"'  # the row that is there
+_ROWS = '"etl:rows"'  # all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,24 @@ def insert_one(table: Table, columns: Sequence[Column], travels: Sequence[Travel
         return f"INSERT INTO {table.sql} DEFAULT VALUES"
     values = ", ".join(travel.value.format(f"${number}") for number, travel in enumerate(travels, start=1))
     return f"{_into(table, columns, upsert)} VALUES ({values}){_conflict(columns, upsert)}"
+
+
+def find_unfit(columns: Sequence[tuple[Column, Travel, str | None]], conditions: Sequence[str], most: int) -> str:
+    """The places, from 0, of the first `most` rows for which a condition on these columns, by their own names, is
+    false; from one parameter per column. A type that comes with a column has a length or a precision."""
+    names = [f'"etl:{number}"' for number in range(1, len(columns) + 1)]
+    makers = ", ".join(travel.rows.format(f"${number}") for number, (_, travel, _) in enumerate(columns, start=1))
+    values = []
+    for name, (column, travel, exact) in zip(names, columns, strict=True):
+        cast = "" if exact is None else f"::{exact}"
+        collate = "" if column.collation is None else f" COLLATE {column.collation}"
+        values.append(f"({travel.selected.format(name)}){cast}{collate} AS {quote_identifier(column.name)}")
+    unfit = " OR ".join(f"({condition}) IS FALSE" for condition in conditions)
+    return (
+        f"SELECT {_NUMBER} - 1 FROM (SELECT {', '.join(values)}, {_NUMBER} FROM ROWS FROM ({makers})"
+        f" WITH ORDINALITY AS r ({', '.join(names)}, {_NUMBER})) AS {_ROWS}"
+        f" WHERE {unfit} ORDER BY {_NUMBER} LIMIT {most}"
+    )
 
 
 def arrange(key: Sequence[Column], *, last_of_each: bool) -> str:
