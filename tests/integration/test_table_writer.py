@@ -417,14 +417,15 @@ async def test_a_trigger_on_update_sees_every_update(
 _CHOICES: list[tuple[int, str, dict[str, Any], list[str]]] = [
     (2500, "nv", {}, ["INSERT INTO"]),
     (2501, "nv", {}, ["COPY"]),
-    (2501, "nv", {"mode": "insert"}, ["INSERT INTO"] * 2),
-    (6000, "nd", {}, ["INSERT INTO"] * 3),
+    (2501, "nv", {"mode": "insert"}, ["INSERT INTO"]),
+    (10_000, "nd", {}, ["INSERT INTO"]),
+    (10_001, "nd", {}, ["INSERT INTO"] * 2),
     (2, "nd", {"mode": "append"}, ["COPY"]),
     (1, "nv", {"mode": "append"}, ["INSERT INTO"]),
-    (2501, "nw", {}, ["INSERT INTO"] * 2),
-    (9999, "nv", {"key": "n"}, ["INSERT INTO"] * 4),
+    (2501, "nw", {}, ["INSERT INTO"]),
+    (9999, "nv", {"key": "n"}, ["INSERT INTO"]),
     (10000, "nv", {"key": "n"}, MERGED),
-    (10000, "nd", {"key": "n"}, ["INSERT INTO"] * 4),
+    (10000, "nd", {"key": "n"}, ["INSERT INTO"]),
     (2, "nd", {"key": "n", "mode": "merge"}, MERGED),
     (1, "nv", {"key": "n", "mode": "merge"}, ["INSERT INTO"]),
 ]
@@ -443,7 +444,7 @@ async def test_the_way_is_chosen_by_size_and_columns(db: asyncpg.Connection[Any]
 
     assert [way for *_, way in _CHOICES] == taken
     assert [size for size, *_ in _CHOICES] == arrived
-    assert (2_500, 10_000) == (table_writer.AT_ONCE, table_writer.MERGE_FROM)
+    assert (10_000, 2_500, 10_000) == (table_writer.AT_ONCE, table_writer.COPY_FROM, table_writer.MERGE_FROM)
 
 
 _OBSTACLES = {
