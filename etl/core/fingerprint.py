@@ -14,7 +14,7 @@ from functools import lru_cache
 from etl.core.sanitise import ErrorText
 
 _FRAME = re.compile(r'^[ |]*File "([^"\n]+)", line (\d+), in ([^\n]+)$', re.MULTILINE)
-_MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/")
+_MACHINERY = re.compile(r"/etl/(processors|sinks|runtime|postgres|core)/|/tenacity/|/asyncpg/")
 _OTHERS = re.compile(r"/(site|dist)-packages/|/lib(64)?/python\d|^<")
 # What stands in quotes, ids, hexadecimal numbers, numbers.
 _VARIABLE = re.compile(

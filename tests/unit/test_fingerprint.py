@@ -10,6 +10,7 @@ from etl.core.sanitise import ErrorText
 JOB = "/srv/shop/jobs/orders.py"
 LIBRARY = "/srv/.venv/lib/python3.11/site-packages/httpx/_client.py"
 STANDARD = "/usr/lib/python3.11/json/decoder.py"
+DRIVER = "/srv/.venv/lib/python3.11/site-packages/asyncpg/connection.py"
 OURS = "/srv/.venv/lib/python3.11/site-packages/etl/postgres/database.py"
 
 
@@ -28,11 +29,13 @@ def told(*frames: tuple[str, int, str]) -> str:
         (told(("/orders.py", 9, "<module>")), "orders.py:9 in <module>"),
         (told((LIBRARY, 7, "get"), (STANDARD, 8, "loads")), "httpx/_client.py:7 in get"),
         (told((OURS, 7, "unit"), (OURS, 8, "fetch")), None),
+        (told((OURS, 7, "unit"), (DRIVER, 8, "fetch")), None),
+        (told((JOB, 9, "ask"), (DRIVER, 8, "fetch")), "jobs/orders.py:9 in ask"),
         (told((JOB, 9, "first")) + "\nDuring handling of the above ...\n\n" + told((JOB, 12, "then")),
          "jobs/orders.py:12 in then"),
         ("", None),
     ],
-    ids=["library", "standard", "windows", "root", "nobody's", "framework", "chained", "none"],
+    ids=["library", "standard", "windows", "root", "nobody's", "framework", "the sink", "a query of theirs", "chained", "none"],
 )  # fmt: skip
 def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own_code(
     traceback: str, expected: str | None
