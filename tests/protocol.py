@@ -260,15 +260,15 @@ class Holder:
         await claims.begin_sweep()
         return replace(self, database=database, claims=claims)
 
-    async def claim(self, most: int | None = None, *, token: UUID | None = None) -> Batch | None:
+    async def claim(self, most: int | None = None, *, token: UUID | None = None, further: int = 0) -> Batch | None:
         """Claim the next batch."""
-        batch = await self.claims.next(token or uuid4(), most or self.claimant.batch_size)
+        batch = await self.claims.next(token or uuid4(), most or self.claimant.batch_size, further)
         await self.scene.check()
         return batch
 
-    async def must_claim(self, most: int | None = None, *, token: UUID | None = None) -> Batch:
+    async def must_claim(self, most: int | None = None, *, token: UUID | None = None, further: int = 0) -> Batch:
         """Claim the next batch; there is one."""
-        batch = await self.claim(most, token=token)
+        batch = await self.claim(most, token=token, further=further)
         assert batch is not None
         return batch
 

@@ -161,8 +161,8 @@ class BatchSource(Protocol):
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Fix what the sweep covers."""
 
-    async def next(self, token: UUID, most: int) -> Batch | None:
-        """Claim the next batch."""
+    async def next(self, token: UUID, most: int, further: int = 0) -> Batch | None:
+        """Claim the next batch, and perhaps, of so many further rows, the one after it."""
 
     def next_number(self) -> int:
         """A number for a batch split off from another."""

@@ -21,8 +21,9 @@ class PipelineRun(Protocol):
     async def process(self, *events: Any) -> None:
         """Send events through the processors into the sink, as one batch; return when that is recorded."""
 
-    async def claim(self) -> Batch | None:
-        """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
+    async def claim(self, *, in_pairs: bool = False) -> Batch | None:
+        """The next batch of pending rows, or None when the sweep is over (or the run is stopping). `in_pairs`: another
+        one is going to be asked for at once, so two may be claimed together."""
 
     async def finish(self, batch: Batch, turn: Turn = now) -> None:
         """Process a claimed batch, write its results and record what became of each row. `turn` is awaited in between:

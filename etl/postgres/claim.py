@@ -60,7 +60,7 @@ class Answer:
 
     `issues`: the job has rows set aside in this source. `strangers`: others have ranges reserved. `again`: ask once
     more, something moved on without giving rows. `busy`: there is a batch in work whose rows come first. `taken`: the
-    batch is of a vanished holder, and lies anywhere.
+    batch is of a vanished holder, and lies anywhere. `spare`: the batch after that one, claimed with it.
     """
 
     batch: Batch | None
@@ -70,6 +70,7 @@ class Answer:
     again: bool = False
     busy: bool = False
     taken: bool = False
+    spare: Batch | None = None
 
 
 class Claim:
@@ -82,14 +83,16 @@ class Claim:
         self._segments = segments
         self._number = number
         self._issues = False
+        self._further = 0
 
-    async def answer(self, token: UUID, most: int) -> Answer:
-        """Claim up to `most` rows under `token`.
+    async def answer(self, token: UUID, most: int, further: int = 0) -> Answer:
+        """Claim up to `most` rows under `token`, and up to `further` ones after them as a batch of their own.
 
         Raises `RunLostError` when the run is not the claimant's any more, `ConfigurationError` when the source has come
         to be claimed by another key.
         """
         claimant, table = self._claimant, self._table
+        self._further = further
         own = (claimant.run_id, claimant.worker_id, table.name)
         if table.shard is None:
             key = await self._connection.fetchval(statement("lock_run_and_source"), *own)
@@ -132,13 +135,20 @@ class Claim:
         """The token is known: the same range, minus what has left it, plus what became visible."""
         if known["state"] != "open":
             raise RunLostError(f"batch {token} is {known['state']}")
+        batch = await self._read_again(token, known)
+        taken, spare, upto = bool(known["crashes"]), None, known["hi"]
+        if self._further and (second := (await self._read_state(spare_of(token)))["known"]) is not None:
+            if second["state"] != "open":
+                raise RunLostError(f"batch {spare_of(token)} is {second['state']}")
+            spare, upto = await self._read_again(spare_of(token), second, after=1), second["hi"]
+        if taken or not self._segments:  # taken-over ranges lie anywhere and move no sweep
+            return Answer(batch, self._segments, taken=taken, spare=spare)
+        return Answer(batch, self._after(upto), spare=spare)
+
+    async def _read_again(self, token: UUID, known: dict[str, Any], after: int = 0) -> Batch:
         rows = await self._rows_between(known["lo"], known["hi"], limit=None)
         await self._connection.execute(statement("recount_batch"), token, len(rows))
-        batch = self._batch(token, rows, known["crashes"])
-        taken = bool(known["crashes"])
-        if taken or not self._segments:  # taken-over ranges lie anywhere and move no sweep
-            return Answer(batch, self._segments, taken=taken)
-        return Answer(batch, self._after(known["hi"]))
+        return self._batch(token, rows, known["crashes"], after)
 
     async def _take_over(self, expired: UUID, token: UUID, most: int) -> Answer | None:
         """Take the rows of a vanished holder: one piece now, the rest stays reserved for later claims."""
@@ -169,13 +179,17 @@ class Claim:
             return Answer(None, ())
         segment = self._segments[0]
         for after, before in gaps(segment.after, reserved):
-            rows = await self._rows_in_gap(after, before, segment.last, most)
+            rows = await self._rows_in_gap(after, before, segment.last, most + self._further)
             if rows:
-                batch = self._batch(token, rows, crashes=self._crashes(rows[0]))
+                batch, spare = self._batch(token, rows[:most], crashes=self._crashes(rows[0])), None
                 last = self._key(rows[-1])
-                await self._record(batch, after, last)
+                await self._record(batch, after, self._key(rows[:most][-1]))
+                if further := rows[most:]:
+                    spare = self._batch(spare_of(token), further, crashes=0, after=1)
+                    await self._record(spare, batch.key(len(batch) - 1), last)
                 left = self._after(last)
-                return Answer(batch, left if len(rows) == most else await self._still_pending(left))
+                left = left if len(rows) == most + self._further else await self._still_pending(left)
+                return Answer(batch, left, spare=spare)
             if (reached := await self._reached(after, before, segment.last)) is not None:
                 return Answer(None, self._after(reached), again=True)
         rest = self._segments[1:]
@@ -264,8 +278,8 @@ class Claim:
     def _key(self, row: asyncpg.Record) -> Key:
         return list(row[len(self._table.columns) + 2 :])
 
-    def _batch(self, token: UUID, rows: Sequence[asyncpg.Record], crashes: int) -> Batch:
-        """Rows as read (columns, version, crashes, key parts) -> a batch."""
+    def _batch(self, token: UUID, rows: Sequence[asyncpg.Record], crashes: int, after: int = 0) -> Batch:
+        """Rows as read (columns, version, crashes, key parts) -> a batch, so many after the first one of this claim."""
         names, described = self._table.columns, self._table.table.columns
         version = len(names)
         columns = list(zip(*rows, strict=True)) or [()] * (version + 2 + len(self._table.key))
@@ -275,7 +289,7 @@ class Claim:
         ]
         return Batch(
             token=token,
-            number=self._number,
+            number=self._number + after,
             source=self._table.name,
             rows=row_dicts(names, values, len(rows)),
             keys=[list(column) for column in columns[version + 2 :]],
@@ -284,6 +298,11 @@ class Claim:
             leading=self._table.leading,
             lane=self._table.lane,
         )
+
+
+def spare_of(token: UUID) -> UUID:
+    """The token of the batch that was claimed with this one: a claim that is issued again has to know it again."""
+    return UUID(int=token.int ^ 1)
 
 
 def claimed_by_another_key(table: UserTable, job: str, key: str) -> ConfigurationError:

@@ -92,9 +92,9 @@ class ClaimedTable:
         elif not (table.shards or table.replay):
             backlog.nothing()
 
-    async def next(self, token: UUID, most: int) -> Batch | None:
-        """Claim the next batch."""
-        batch = await self._claims.next(token, most)
+    async def next(self, token: UUID, most: int, further: int = 0) -> Batch | None:
+        """Claim the next batch, and perhaps, of so many further rows, the one after it."""
+        batch = await self._claims.next(token, most, further)
         if self._unseen:
             self._unseen = False
             await self._look_at_backlog(self._claims, batch)

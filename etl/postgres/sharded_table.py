@@ -88,8 +88,8 @@ class ShardedTable(ClaimedTable):
         for lane in self._lanes:
             lane.begun = lane.over = False
 
-    async def next(self, token: UUID, most: int) -> Batch | None:
-        """Claim the next batch of any shard; None when all have been swept."""
+    async def next(self, token: UUID, most: int, further: int = 0) -> Batch | None:
+        """Claim the next batch of any shard, of one at a time; None when all have been swept."""
         while (lane := await self._lane_to_ask()) is not None:
             begins = not lane.begun
             if begins:

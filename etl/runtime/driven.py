@@ -113,7 +113,7 @@ class DrivenPipeline:
             keys = [[back.key[n] for back in part] for n in range(len(part[0].key))]
             await self._finish_events(recorder, [back.event for back in part], keys)
 
-    async def claim(self) -> Batch | None:
+    async def claim(self, *, in_pairs: bool = False) -> Batch | None:
         """The next batch of pending rows, or None when the sweep is over (or the run is stopping)."""
         source = self._table()
         asked = time.perf_counter()
@@ -125,10 +125,10 @@ class DrivenPipeline:
                     await source.begin_sweep()
                 started = time.perf_counter()
                 with self._drive.tracing.span("etl.claim", **{"etl.source": source.name}) as span:
-                    batch = await source.next(uuid4(), most)
+                    batch = await source.next(uuid4(), most, max(0, self._most(most)) if in_pairs else 0)
                     span.set(**{"etl.rows": len(batch) if batch else 0})
                 if batch is not None:
-                    batch.claim_seconds = time.perf_counter() - started
+                    batch.claim_seconds = batch.claim_seconds or time.perf_counter() - started
                     batch.claim_waited, self._stood = self._stood, 0.0
                     self._claimed += len(batch)
                     return batch
@@ -185,10 +185,10 @@ class DrivenPipeline:
             )
         return self._bound.source
 
-    def _most(self) -> int:
-        """Rows the next claim may take."""
+    def _most(self, besides: int = 0) -> int:
+        """Rows the next batch may have, or the one after it, which has so many."""
         limit = self._run.row_limit
-        return self._size.rows if limit is None else min(self._size.rows, limit - self._claimed)
+        return self._size.rows if limit is None else min(self._size.rows, limit - self._claimed - besides)
 
     async def _more_to_sweep(self, source: BatchSource) -> bool:
         """At the end of a sweep: are there rows of vanished holders that can be had now?"""

@@ -126,7 +126,11 @@ class BatchProcessingSource(TableSource):
         """Claim and finish batches until a full sweep over the key finds nothing more."""
         await self.pipeline.ready()
         async with asyncio.TaskGroup() as lanes:
-            ahead = Ahead(self._claim, lanes.create_task, self.concurrency)
+
+            async def claim() -> Batch | None:
+                return await self.pipeline.claim(in_pairs=ahead.quick and self.concurrency > 1)
+
+            ahead = Ahead(claim, lanes.create_task, self.concurrency)
 
             async def finish(batch: Batch, turn: Turn) -> None:
                 async with ahead.in_hand():
@@ -134,9 +138,6 @@ class BatchProcessingSource(TableSource):
 
             for _ in range(self.concurrency):
                 lanes.create_task(run_lane(ahead.next, finish, lanes.create_task, lambda: ahead.quick))
-
-    async def _claim(self) -> Batch | None:
-        return await self.pipeline.claim()
 
 
 def _require_text(setting: str, text: Any) -> None:

@@ -26,7 +26,7 @@ from etl.postgres.database import Database
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
 from tests.kit import NoTracing
-from tests.protocol import Holder, Scene, failing, faulty, ids, open_scene
+from tests.protocol import DONE, PENDING, Holder, Scene, failing, faulty, ids, open_scene
 
 
 @pytest.fixture
@@ -790,3 +790,110 @@ async def test_where_rows_come_by_priority_what_a_run_has_set_aside_is_not_taken
 
     assert ids(first) == [1, 2, 3]
     assert ids(second) == [4, 5, 6]
+
+
+# Two batches at once
+
+
+async def test_two_batches_are_claimed_at_once_where_there_are_rows_for_two(scene: Scene) -> None:
+    """Each under a token of its own, so that each can be completed, lost or taken over without the other."""
+    await scene.fill(8)
+    holder = await scene.run()
+
+    first = await holder.must_claim(3, further=3)
+    held = await scene.batches()
+    second = await holder.must_claim(3, further=3)
+    third = await holder.must_claim(3, further=3)
+    rest = await holder.claim(3, further=3)
+
+    assert [("open", 3), ("open", 3)] == held
+    assert [[1, 2, 3], [4, 5, 6], [7, 8]] == [ids(first), ids(second), ids(third)]
+    assert rest is None
+    assert [1, 2, 3] == [first.number, second.number, third.number]
+    assert 0 < first.claim_seconds == second.claim_seconds
+    await holder.complete(second)
+    await holder.complete(first)
+    await holder.complete(third)
+    assert ([*range(1, 9)], []) == (await scene.results(), await scene.pending())
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.DURING, Cut.AFTER, Cut.LATE])
+async def test_two_batches_whose_commit_was_lost_are_the_same_two(scene: Scene, where: Where, cut: Cut) -> None:
+    await scene.fill(30)
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(database=database)
+        lost = proxy.cut(cut, at="^COMMIT")
+
+        batches = [await holder.must_claim(10, further=5) for _ in range(2)]
+
+        assert lost.fired
+        await proxy.let_late_through()
+        await lost.settled.wait()
+        assert [[*range(1, 11)], [*range(11, 16)]] == [ids(batch) for batch in batches]
+        assert [("open", 10), ("open", 5)] == await scene.batches()
+        assert [*range(16, 26)] == ids(await holder.must_claim())
+
+
+async def test_a_claim_of_two_that_is_issued_again_answers_with_the_first(scene: Scene) -> None:
+    await scene.fill(10)
+    holder = await scene.run()
+    token = uuid4()
+    await holder.must_claim(3, token=token, further=3)
+
+    again = [await holder.must_claim(3, token=token, further=3), await holder.must_claim(3)]
+
+    assert [[1, 2, 3], [4, 5, 6]] == [ids(batch) for batch in again]
+    assert [("open", 3), ("open", 3)] == await scene.batches()
+
+
+async def test_a_second_batch_that_was_taken_away_is_not_handed_out_again(scene: Scene) -> None:
+    await scene.fill(10)
+    holder = await scene.run()
+    token = uuid4()
+    await holder.must_claim(3, token=token, further=3)
+    await scene.execute("UPDATE etl.batch SET state = 'released', ended_at = now() WHERE number = 2")
+
+    with pytest.raises(RunLostError, match="released"):
+        await holder.claims.next(token, 3, 3)
+
+
+async def test_a_second_batch_that_nobody_asked_for_is_given_back_with_the_run(scene: Scene) -> None:
+    await scene.fill(10)
+    holder = await scene.run()
+    first = await holder.must_claim(3, further=3)
+    await holder.complete(first)
+
+    ended = await holder.end()
+
+    assert (6, 3, 3) == (ended.counts.claimed, ended.counts.written, ended.counts.released)
+    assert ended.counts.balanced
+    heir = await scene.run()
+    assert [[7, 8, 9, 10], [4, 5, 6]] == await heir.claim_all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"order_by": "priority"}, {"ordered_by": "priority"}, {"query": "SELECT * FROM src"}], ids=str
+)
+async def test_one_batch_at_a_time_where_the_next_one_hangs_on_it(scene: Scene, settings: dict[str, Any]) -> None:
+    await scene.fill(10)
+    await scene.execute("ALTER TABLE src ADD priority int NOT NULL DEFAULT 1")
+    holder = await scene.run(source=await scene.source("src", **settings))
+
+    await holder.must_claim(3, further=3)
+
+    assert [("open", 3)] == await scene.batches()
+
+
+@pytest.mark.parametrize("limit", [25, 30, 35])
+async def test_no_more_rows_are_claimed_in_pairs_than_the_run_may_have(
+    scene: Scene, database: Database, limit: int
+) -> None:
+    await scene.fill(50)
+    source = BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=5, concurrency=2)
+    job = Pipeline("job", source, _without_status, PostgresSink("dst"))
+
+    run = await Application(Settings(), database, NoTracing()).run_job(job, HandControls(), limit=limit)
+
+    assert isinstance(run, Run)
+    assert (limit, limit) == (run.counts.claimed, run.counts.written)
+    assert [*range(1, limit + 1)] == await scene.results()

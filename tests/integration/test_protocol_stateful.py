@@ -270,6 +270,7 @@ class Unheard:
 
     token: UUID
     most: int
+    further: int
     segments: Any
     number: int
     keys: list[str] | None
@@ -351,6 +352,7 @@ some_keys = st.one_of(
     st.builds(lambda first, n: set(range(first, first + n)), st.sampled_from(KEYS), st.integers(1, 15)),
 )
 sizes = st.integers(1, BATCH_SIZE)
+furthers = st.sampled_from([0, 0, 1, 3])
 meanwhile = st.sampled_from(["nothing", "change", "change", "withdraw", "delete", "re-insert"])
 masks = st.sampled_from([0, 0, 0, 1, 2, 3, 4, 8, 15, 85, 170, 240, 255])  # positions in a batch, as bits
 
@@ -529,22 +531,25 @@ class ProtocolMachine(RuleBasedStateMachine):
             self.a_process(held.holder, how)
 
     @precondition(has(listening))
-    @rule(holder=one_of(listening), most=sizes)
-    def a_process_claims(self, holder: Holder, most: int) -> None:
-        """Refused if the run was lost."""
-        batch = self._claim(holder, uuid4(), most)
+    @rule(holder=one_of(listening), most=sizes, further=furthers)
+    def a_process_claims(self, holder: Holder, most: int, further: int) -> None:
+        """Refused if the run was lost; perhaps two batches at once."""
+        batch = self._claim(holder, uuid4(), most, further)
         self._got(holder, batch, most)
+        self._got_spare(holder, further)
 
     @precondition(has(listening))
-    @rule(holder=one_of(listening), most=sizes)
-    def a_process_claims_and_hears_no_answer(self, holder: Holder, most: int) -> None:
+    @rule(holder=one_of(listening), most=sizes, further=furthers)
+    def a_process_claims_and_hears_no_answer(self, holder: Holder, most: int, further: int) -> None:
         self._begin_sweep(holder)
         claims = _claims_of(holder)
         before = (claims._segments, claims._numbers.last)
         token = uuid4()
-        batch = self._claim(holder, token, most)
+        batch = self._claim(holder, token, most, further)
+        spare, claims._spare = claims._spare, None
         if holder.alive:
-            holder.unheard = Unheard(token, most, *before, None if batch is None else batch.keys[0])
+            keys = None if batch is None else batch.keys[0] + ([] if spare is None else spare.keys[0])
+            holder.unheard = Unheard(token, most, further, *before, keys)
 
     @precondition(has(waiting))
     @rule(holder=one_of(waiting))
@@ -582,26 +587,38 @@ class ProtocolMachine(RuleBasedStateMachine):
         assert unheard is not None
         claims = _claims_of(holder)
         claims._segments, claims._numbers.last = unheard.segments, unheard.number
-        batch = self._claim(holder, unheard.token, unheard.most)
+        batch = self._claim(holder, unheard.token, unheard.most, unheard.further)
         if batch is None or not unheard.keys:
-            return self._got(holder, batch, unheard.most)
+            held = self._got(holder, batch, unheard.most)
+            self._got_spare(holder, unheard.further)
+            return held
+        answered = [batch] if claims._spare is None else [batch, claims._spare]
+        claims._spare = None
         if holder.run.trigger != REPLAY:
             bounds = int(unheard.keys[0]), int(unheard.keys[-1])
             pending = [str(row["id"]) for row in self.lab.sql(TO_BE_CLAIMED, *bounds, holder.run.job)]
-            self._expect(batch.keys[0] == pending, f"{batch.keys[0]}, not {pending}, answer for {bounds}")
-        held = Held(holder, batch)
-        self.batches.append(held)
-        return held
+            found = [key for each in answered for key in each.keys[0]]
+            between = [key for key in pending if key in found or len(answered) == 1]
+            self._expect(found == between, f"{found}, not {between}, answer for {bounds}")
+            late = {key for key in pending if key not in found}
+            self._expect(late.isdisjoint(unheard.keys), f"{late} of {unheard.keys} are missing")
+        self.batches += [Held(holder, each) for each in answered]
+        return self.batches[-len(answered)]
+
+    def _got_spare(self, holder: Holder, further: int) -> None:
+        """The second of two batches that were claimed at once."""
+        if _claims_of(holder)._spare is not None:
+            self._got(holder, self._claim(holder, uuid4(), 1), further)
 
     def _begin_sweep(self, holder: Holder) -> None:
         if not holder.swept:
             self.lab.do(holder.source.begin_sweep())
             holder.swept = True
 
-    def _claim(self, holder: Holder, token: UUID, most: int) -> Batch | None:
+    def _claim(self, holder: Holder, token: UUID, most: int, further: int = 0) -> Batch | None:
         self._begin_sweep(holder)
         try:
-            batch = self.lab.do(holder.source.next(token, most))
+            batch = self.lab.do(holder.source.next(token, most, further))
         except RunLostError:
             self._expect(not holder.alive, "lost before its time")
             return None

@@ -182,7 +182,7 @@ class Table:
     async def begin_sweep(self, *, use_hint: bool = True) -> None:
         """Nothing."""
 
-    async def next(self, token: UUID, most: int) -> Batch | None:
+    async def next(self, token: UUID, most: int, further: int = 0) -> Batch | None:
         self.asked.set()
         await self.go.wait()
         return self.batches.pop(0)
