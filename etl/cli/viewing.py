@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -221,9 +221,18 @@ def quarantine(settings: Settings, job: str | None, error: str | None, run: str 
             if len(rows) == limit:
                 say(f"the newest {limit}; more with -n")
         else:
-            say("nothing in quarantine" + (f" of {job}" if job else ""))
+            narrowed = job is not None and (error is not None or run_id is not None)
+            others = await application.issues.count(job, None, None) if job is not None and narrowed else {}
+            say(_nothing_in_quarantine(job, error, run, others))
 
     with_application(settings, main)
+
+
+def _nothing_in_quarantine(job: str | None, error: str | None, run: str | None, others: Mapping[str, int]) -> str:
+    """What was looked for in vain, and the rows of the job that other words would find: error type -> rows."""
+    looked = [f"of {job}" if job else "", f"with error {error}" if error else "", f"from run {run}" if run else ""]
+    known = ", ".join(f"{rows:,} {kind}" for kind, rows in others.items())
+    return " ".join(["nothing in quarantine", *filter(None, looked)]) + (f"; there are: {known}" if known else "")
 
 
 def _issue_facts(row: Any) -> dict[str, Any]:

@@ -258,6 +258,11 @@ async def test_exit_3_a_partial_run_leads_through_quarantine_report_and_replay_t
     assert (0, ["key", "7", "3"]) == (listed.code, [line.split()[0] for line in listed.out.splitlines()])
     assert "row 7 is no good" in listed.out
 
+    mistyped = await in_thread(shop, "quarantine", "copy", "--error", "ValueEror")
+
+    expected = "nothing in quarantine of copy with error ValueEror; there are: 2 ValueError"
+    assert (0, expected) == (mistyped.code, mistyped.err.splitlines()[-1])
+
     facts = (await in_thread(shop, *follow_up[0], "--json")).json
     assert ["7", "3"] == [each["key"][0] for each in facts]
     expected = "job source key state stage error_type message traceback attempts run_id opened_at due_at payload"
