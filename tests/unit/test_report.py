@@ -62,7 +62,7 @@ JANUARY = Counts(claimed=27_004, written=25_804, filtered=521, quarantined=679)
             run(RunState.running, lost=True),
             "The process that ran this shows no sign of life; another one will take over.",
         ),
-        (run(), "Finished; nothing was pending."),
+        (run(), "Finished; there was nothing to do."),
         (run(counts=Counts(claimed=1, written=1)), "Finished: 1 of 1 row written."),
         (
             run(counts=Counts(claimed=10, written=4, filtered=3, deferred=2, vanished=1)),
