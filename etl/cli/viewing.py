@@ -6,14 +6,13 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
-from etl.cli.session import jobs_here, no_job, with_application
+from etl.cli.session import jobs_here, no_job, require_known, with_application
 from etl.cli.talk import list_width, say, screen, show, show_json
 from etl.config import Settings
 from etl.core.episode import Episode
@@ -23,7 +22,7 @@ from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.durations import format_duration
 from etl.errors import ConfigurationError
-from etl.jobs import FoundJobs, find_jobs
+from etl.jobs import FoundJobs
 from etl.postgres.check import Findings
 from etl.postgres.episodes import episodes_of
 from etl.postgres.issues import key_text
@@ -159,7 +158,7 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
     async def main(application: Application) -> tuple[Sequence[Run], dict[str, list[RunState]], list[Episode]]:
         listed = await application.store.list(job, status or None, limit)
         if job is not None and not listed:
-            await _require_known(application, job)
+            await require_known(application, job)
         jobs = list(dict.fromkeys(run.job for run in listed))
         if json:
             return listed, {}, []
@@ -179,14 +178,6 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
             say("\n".join(textwrap.wrap(f"recent: {LEGEND}", screen().width, subsequent_indent=" " * 8)))
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
-
-
-async def _require_known(application: Application, job: str) -> None:
-    """There is nothing of a job: raises `ConfigurationError` if there is no such job either."""
-    found = find_jobs(application.settings.jobs, Path.cwd())
-    names = {*found.pipelines, *found.elsewhere, *found.clashes}
-    if not any(job in each.problem for each in found.broken):
-        await PostgresReportStore(application.database).require_job(job, names)
 
 
 def _run_row(run: Run) -> list[str]:
@@ -213,7 +204,7 @@ def quarantine(settings: Settings, job: str | None, error: str | None, run: str 
             run_id = await PostgresReportStore(application.database).resolve_run(run)
         rows = await application.issues.list(job, error, run_id, ["open", "deferred"], limit)
         if job is not None and not rows:
-            await _require_known(application, job)
+            await require_known(application, job)
         if json:
             show_json([_issue_facts(row) for row in rows])
         elif rows:
