@@ -34,6 +34,8 @@ from etl.reports.words import LEGEND, strip
 
 # Runs in a strip.
 _RECENT = 20
+# Characters of a row's message; servers name the constraint that refused it last. A list cuts what its screen lacks.
+_MESSAGE = 200
 
 
 def check(settings: Settings, name: str | None, json: bool) -> int:
@@ -208,7 +210,7 @@ def quarantine(settings: Settings, job: str | None, error: str | None, run: str 
         if json:
             show_json([_issue_facts(row) for row in rows])
         elif rows:
-            show(QUARANTINE.lines([_issue_row(row) for row in rows], list_width()))
+            show(QUARANTINE.lines([issue_row(row) for row in rows], list_width()))
             if len(rows) == limit:
                 say(f"the newest {limit}; more with -n")
         else:
@@ -239,7 +241,8 @@ def _issue_facts(row: Any) -> dict[str, Any]:
     }
 
 
-def _issue_row(row: Any) -> list[str]:
+def issue_row(row: Any) -> list[str]:
+    """A row of `list_issues` as the list of them has it, its message on one line."""
     message = " ".join(row["message"].split())
     return [
         key_text(row["key"])[:40],
@@ -249,5 +252,5 @@ def _issue_row(row: Any) -> list[str]:
         str(row["attempts"]),
         f"{row['opened_at']:%Y-%m-%d %H:%M:%S}",
         str(row["run_id"])[:8],
-        message if len(message) <= 70 else message[:67] + "...",
+        message if len(message) <= _MESSAGE else message[: _MESSAGE - 3] + "...",
     ]
