@@ -41,6 +41,7 @@ from etl.postgres.listener import listening
 from etl.postgres.oldest import OldestRows
 from etl.postgres.operations import Operations
 from etl.postgres.publishing import publishing_through
+from etl.postgres.report_store import PostgresReportStore
 from etl.postgres.retention import tidy_history, tidy_some
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.schedule_store import PostgresScheduleStore
@@ -181,6 +182,13 @@ class Application:
     async def backlog(self, pipeline: Pipeline) -> int | None:
         """How many rows are pending; None for a source without a table, or when counting takes too long."""
         return await count_pending(self.database, pipeline)
+
+    async def ahead(self, pipeline: Pipeline) -> int | None:
+        """How many rows a run would find: those pending, without those that were set aside; None as for `backlog`."""
+        pending = await self.backlog(pipeline)
+        if not pending:
+            return pending
+        return max(0, pending - (await PostgresReportStore(self.database).outlook(pipeline.name)).held)
 
     async def replay(
         self, pipeline: Pipeline, hand: HandControls, *, error: str | None, run_id: UUID | None

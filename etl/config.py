@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from etl.durations import parse_duration
 from etl.errors import ConfigurationError
@@ -215,7 +215,7 @@ def _unreadable(name: str, error: Exception) -> ConfigurationError:
 
 
 def _job_sections(name: str, sections: Any) -> Iterator[JobSetting]:
-    shape = {"etl.ini": "[pipeline:%s]", "etl.toml": "[pipeline.%s]"}.get(name, "[tool.etl.pipeline.%s]")
+    shape = _job_section(name)
     if not isinstance(sections, dict):
         raise ConfigurationError(
             "pipeline is not a table", setting=name, remedy=f"write a section {shape % 'JOB'} for each job"
@@ -226,6 +226,11 @@ def _job_sections(name: str, sections: Any) -> Iterator[JobSetting]:
             raise ConfigurationError(f"{values!r} is not a table", setting=section, remedy="write key = value below it")
         for key, value in _flat(values):
             yield JobSetting(job, key, value, section)
+
+
+def _job_section(file: str | None) -> str:
+    """How a file begins its section about a job, with %s for the job."""
+    return {"etl.ini": "[pipeline:%s]", "etl.toml": "[pipeline.%s]"}.get(str(file), "[tool.etl.pipeline.%s]")
 
 
 def _toml_key(name: str) -> str:
@@ -278,14 +283,19 @@ def load_settings(**flags: Any) -> Settings:
         raise ConfigurationError(
             problems, setting="settings", remedy="see ETL_... variables, etl.toml, etl.ini or pyproject.toml"
         ) from None
+    except SettingsError:  # only `pools` is a variable in JSON; the cause has its text
+        raise ConfigurationError(
+            "is not JSON", setting=f"{PREFIX}POOLS", remedy=f"""e.g. {PREFIX}POOLS='{{"api": 4}}'"""
+        ) from None
 
 
 def _problem(fault: ErrorDetails, file: SettingsFile) -> str:
     name = str(fault["loc"][0]) if fault["loc"] else "settings"
     place = f"{file.place(name)} {name}" if name in file.values else name
     if fault["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{place}: there is no setting {name!r}; {hint}There are {', '.join(Settings.model_fields)}"
+        close = difflib.get_close_matches(name, (*Settings.model_fields, "pipeline"), n=1)
+        hint = f"did you mean {close[0]}? There are" if close else "there are"
+        known = f"{', '.join(Settings.model_fields)}, and those of a job in {_job_section(file.name) % 'JOB'}"
+        return f"{place}: there is no setting {name!r}; {hint} {known}"
     variable = f"{PREFIX}{name.upper()}"
     return f"{variable if variable in os.environ else place}: {fault['msg'].removeprefix('Value error, ')}"

@@ -12,11 +12,14 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from etl.app import start_embedded
 from etl.config import Settings
 from etl.errors import ConfigurationError
+from etl.postgres.connection_url import require_url
 from etl.postgres.embedded.binaries import find_binaries
 
 
 def psql(settings: Settings, arguments: Sequence[str]) -> int:
     """Run psql with these arguments; its exit code. Raises `ConfigurationError` where there is no psql."""
+    if settings.database_url:
+        require_url(settings.database_url)
     server = None if settings.database_url else start_embedded(Path.cwd())
     try:
         url, password = without_password(server.dsn() if server is not None else settings.database_url)

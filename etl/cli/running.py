@@ -34,7 +34,7 @@ def run(settings: Settings, name: str, limit: int | None, arguments: Mapping[str
         pipeline = await job_named(application, settings, name)
 
         async def to_do() -> int | None:
-            bounds = (limit, await application.backlog(pipeline))
+            bounds = (limit, await application.ahead(pipeline))
             return min((bound for bound in bounds if bound is not None), default=None)
 
         async with by_hand(application.database, name, to_do) as hand:

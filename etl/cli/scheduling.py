@@ -12,7 +12,7 @@ from typing import Any
 
 from etl.app import Application
 from etl.cli.live import by_hand
-from etl.cli.session import job_named, jobs_here, no_job, on_signals, with_application
+from etl.cli.session import job_named, jobs_here, no_job, on_signals, require_known, with_application
 from etl.cli.talk import list_width, say, show, show_json
 from etl.config import Settings
 from etl.core.backfill import Only, fire_times
@@ -88,7 +88,14 @@ def _clock_change(moment: datetime) -> str | None:
 
 def ticks(settings: Settings, job: str | None, limit: int, json: bool) -> None:
     """What was decided about fire times, newest first."""
-    listed = with_application(settings, lambda application: application.operations.ticks(job, limit))
+
+    async def main(application: Application) -> list[Tick]:
+        found = await application.operations.ticks(job, limit)
+        if job is not None and not found:
+            await require_known(application, job)
+        return found
+
+    listed = with_application(settings, main)
     if json:
         show_json([_tick_facts(tick) for tick in listed])
     elif listed:

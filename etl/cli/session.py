@@ -22,6 +22,7 @@ from etl.core.redaction import redact_everywhere, redaction_of
 from etl.errors import ConfigurationError
 from etl.jobs import FoundJobs, find_jobs, override
 from etl.postgres import migrator
+from etl.postgres.report_store import PostgresReportStore
 from etl.sources.batch import BatchProcessingSource
 from etl.telemetry.logs import set_up_logging
 from etl.telemetry.tracing import set_up_tracing
@@ -115,6 +116,14 @@ def no_job(name: str, found: FoundJobs) -> ConfigurationError:
     else:
         remedy = f"no job modules in {Path.cwd()}: put them in jobs/, or name their packages in the setting jobs"
     return ConfigurationError(f"no job {name!r}", setting="JOB", remedy=remedy)
+
+
+async def require_known(application: Application, job: str) -> None:
+    """There is nothing of a job: raises `ConfigurationError` if there is no such job either."""
+    found = find_jobs(application.settings.jobs, Path.cwd())
+    names = {*found.pipelines, *found.elsewhere, *found.clashes}
+    if not any(job in each.problem for each in found.broken):
+        await PostgresReportStore(application.database).require_job(job, names)
 
 
 Work: TypeAlias = Callable[[Application], Awaitable[T]]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
-from etl.cli.session import jobs_here, no_job, with_application
+from etl.cli.session import jobs_here, no_job, require_known, with_application
 from etl.cli.talk import list_width, say, screen, show, show_json
 from etl.config import Settings
 from etl.core.episode import Episode
@@ -23,7 +22,7 @@ from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
 from etl.durations import format_duration
 from etl.errors import ConfigurationError
-from etl.jobs import FoundJobs, find_jobs
+from etl.jobs import FoundJobs
 from etl.postgres.check import Findings
 from etl.postgres.episodes import episodes_of
 from etl.postgres.issues import key_text
@@ -35,6 +34,8 @@ from etl.reports.words import LEGEND, strip
 
 # Runs in a strip.
 _RECENT = 20
+# Characters of a row's message; servers name the constraint that refused it last. A list cuts what its screen lacks.
+_MESSAGE = 200
 
 
 def check(settings: Settings, name: str | None, json: bool) -> int:
@@ -159,7 +160,7 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
     async def main(application: Application) -> tuple[Sequence[Run], dict[str, list[RunState]], list[Episode]]:
         listed = await application.store.list(job, status or None, limit)
         if job is not None and not listed:
-            await _require_known(application, job)
+            await require_known(application, job)
         jobs = list(dict.fromkeys(run.job for run in listed))
         if json:
             return listed, {}, []
@@ -179,14 +180,6 @@ def runs(settings: Settings, job: str | None, status: Sequence[str] | None, limi
             say("\n".join(textwrap.wrap(f"recent: {LEGEND}", screen().width, subsequent_indent=" " * 8)))
     else:
         say("no runs yet" + (f" of {job}" if job else ""))
-
-
-async def _require_known(application: Application, job: str) -> None:
-    """There is nothing of a job: raises `ConfigurationError` if there is no such job either."""
-    found = find_jobs(application.settings.jobs, Path.cwd())
-    names = {*found.pipelines, *found.elsewhere, *found.clashes}
-    if not any(job in each.problem for each in found.broken):
-        await PostgresReportStore(application.database).require_job(job, names)
 
 
 def _run_row(run: Run) -> list[str]:
@@ -213,17 +206,26 @@ def quarantine(settings: Settings, job: str | None, error: str | None, run: str 
             run_id = await PostgresReportStore(application.database).resolve_run(run)
         rows = await application.issues.list(job, error, run_id, ["open", "deferred"], limit)
         if job is not None and not rows:
-            await _require_known(application, job)
+            await require_known(application, job)
         if json:
             show_json([_issue_facts(row) for row in rows])
         elif rows:
-            show(QUARANTINE.lines([_issue_row(row) for row in rows], list_width()))
+            show(QUARANTINE.lines([issue_row(row) for row in rows], list_width()))
             if len(rows) == limit:
                 say(f"the newest {limit}; more with -n")
         else:
-            say("nothing in quarantine" + (f" of {job}" if job else ""))
+            narrowed = job is not None and (error is not None or run_id is not None)
+            others = await application.issues.count(job, None, None) if job is not None and narrowed else {}
+            say(_nothing_in_quarantine(job, error, run, others))
 
     with_application(settings, main)
+
+
+def _nothing_in_quarantine(job: str | None, error: str | None, run: str | None, others: Mapping[str, int]) -> str:
+    """What was looked for in vain, and the rows of the job that other words would find: error type -> rows."""
+    looked = [f"of {job}" if job else "", f"with error {error}" if error else "", f"from run {run}" if run else ""]
+    known = ", ".join(f"{rows:,} {kind}" for kind, rows in others.items())
+    return " ".join(["nothing in quarantine", *filter(None, looked)]) + (f"; there are: {known}" if known else "")
 
 
 def _issue_facts(row: Any) -> dict[str, Any]:
@@ -239,7 +241,8 @@ def _issue_facts(row: Any) -> dict[str, Any]:
     }
 
 
-def _issue_row(row: Any) -> list[str]:
+def issue_row(row: Any) -> list[str]:
+    """A row of `list_issues` as the list of them has it, its message on one line."""
     message = " ".join(row["message"].split())
     return [
         key_text(row["key"])[:40],
@@ -249,5 +252,5 @@ def _issue_row(row: Any) -> list[str]:
         str(row["attempts"]),
         f"{row['opened_at']:%Y-%m-%d %H:%M:%S}",
         str(row["run_id"])[:8],
-        message if len(message) <= 70 else message[:67] + "...",
+        message if len(message) <= _MESSAGE else message[: _MESSAGE - 3] + "...",
     ]

@@ -56,6 +56,10 @@ class FunctionProcessor(Processor):
                 setting="processor",
                 remedy=f"def {name}(context, row)",
             )
+        if is_generator(function):
+            raise ConfigurationError(
+                f"{name!r} is a generator", setting="processor", remedy="return a list in place of yield"
+            )
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(
                 f"retry={retry!r} is not a policy", setting=name, remedy="use retry=Retry(attempts=3)"
@@ -130,6 +134,13 @@ def call_in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except StopIteration as error:
         raise RuntimeError("StopIteration raised outside of an iterator") from error
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling the function runs none of it, but gives something to go through."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -281,7 +281,7 @@ def verdict(run: Run) -> str:
 def _finished(run: Run) -> str:
     counts = run.counts
     if counts.claimed == 0:
-        return "Finished; nothing was pending."
+        return "Finished; there was nothing to do."
     return f"Finished: {_number(counts.written)} of {_rows(counts.claimed)} written{_rest(run)}{_limited(run)}."
 
 

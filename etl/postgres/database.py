@@ -26,6 +26,7 @@ from etl.core.sanitise import redact
 from etl.core.spent import SPENT
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
 from etl.postgres.codecs import set_codecs
+from etl.postgres.connection_url import require_url, unreadable_url
 from etl.postgres.faults import classify, sqlstate_of
 
 logger = logging.getLogger("etl.postgres")
@@ -92,6 +93,7 @@ class Database:
         Raises `ConfigurationError` or `DatabaseUnavailableError`, never with a secret in it.
         """
         pooled = self.settings.pooled
+        require_url(self.settings.dsn, self.settings.variable)
         try:
             self._pool = await asyncpg.create_pool(
                 self.settings.dsn,
@@ -259,8 +261,7 @@ def unreachable(error: BaseException, dsn: str, variable: str = "ETL_DATABASE_UR
     remedy = f"check {variable}"
     if isinstance(error, (ValueError, OverflowError)) and not isinstance(error, asyncpg.InterfaceError):
         # Of a URL that comes apart at the wrong place the text may show a piece of the password.
-        remedy = "what is special in a password is percent-encoded there: %2F for /, %3A for :, %40 for @"
-        return ConfigurationError("cannot be read as a URL", setting=variable, remedy=remedy)
+        return unreadable_url(variable)
     if isinstance(error, (OSError, TimeoutError)):
         return DatabaseUnavailableError(
             f"no connection to the database{_place(dsn)}: {text} ({remedy}: host, port, is the server up?)"

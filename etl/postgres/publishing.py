@@ -14,6 +14,7 @@ import orjson
 from etl.config import load_settings
 from etl.errors import ConfigurationError
 from etl.late import late
+from etl.postgres.connection_url import require_url
 from etl.postgres.database import Database, unreachable
 from etl.postgres.statements import statement
 
@@ -61,6 +62,7 @@ async def send(topic: str, data: Mapping[str, Any], traceparent: str | None) -> 
 
 
 async def _send(dsn: str, topic: str, text: str, traceparent: str | None) -> int:
+    require_url(dsn)
     try:
         connection = await asyncpg.connect(dsn, statement_cache_size=0)
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

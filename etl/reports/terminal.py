@@ -185,13 +185,14 @@ def _errors(groups: Sequence[ErrorGroup], gone: Sequence[FormerError], width: in
         settled = "" if group.open_rows == group.rows else f" [{group.rows - group.open_rows:,} settled since]"
         room = width - 12 - 6 * marked
         standing = _STANDING[group.standing]
-        told = _cut(words.group_text(group), room - len(more) - len(settled)) + more + settled
         place = f"at {words.one_line(group.frame)}" if group.frame else ""
-        fits = len(told) + len(place) + 3 <= room
-        line = f"{told}   {place}" if place and fits else told
-        lines.append([*([standing] if marked else []), ("", f" {group.rows:>9,}  {line}")])
-        if place and not fits:
-            lines.append([("", _cut(f" {'':>{9 + 6 * marked}}  {place}", width))])
+        told = _lines(words.group_text(group), more + settled, room, at_most=1 if place else 2)
+        if place and len(told) == 1 and len(told[0]) + len(place) + 3 <= room:
+            told = [f"{told[0]}   {place}"]
+        elif place:
+            told.append(_cut(place, room))
+        lines.append([*([standing] if marked else []), ("", f" {group.rows:>9,}  {told[0]}")])
+        lines += [[("", f" {'':>{9 + 6 * marked}}  {rest}")] for rest in told[1:]]
     if len(groups) > _GROUPS:
         lines.append([("", f" {'':>{9 + 6 * marked}}  and {len(groups) - _GROUPS} more kinds: see etl quarantine")])
     for each in gone[:_GONE]:
@@ -225,6 +226,15 @@ def _outlook(report: RunReport, program: str, width: int) -> list[Line]:
     if outlook.paused_at is not None:
         lines.append([("strong", f"          {program} resume {report.run.job}")])
     return lines
+
+
+def _lines(text: str, after: str, room: int, *, at_most: int) -> list[str]:
+    """A message and what is said after it. A server names what refused a row last: a message without a place has two
+    lines, if need be."""
+    if at_most == 1 or len(text) + len(after) <= room:
+        return [_cut(text, room - len(after)) + after]
+    first = textwrap.wrap(text, room)[0]
+    return [first, *_lines(text[len(first) :].strip(), after, room, at_most=at_most - 1)]
 
 
 def _cut(text: str, room: int) -> str:

@@ -460,8 +460,11 @@ def test_a_server_that_refuses_the_password_is_named_the_password_never(
         ("postgresql://u:p4ss-W0rd@127.0.0.1:99999/x", "ETL_DATABASE_URL: cannot be read as a URL"),
         ("postgresql://u:p4ss/W0rd@127.0.0.1/x", "ETL_DATABASE_URL: cannot be read as a URL"),
         ("postgresql://u:p4ss:W0rd/p4ss@127.0.0.1/x", "ETL_DATABASE_URL: cannot be read as a URL"),
-        ("mysql://u:p4ss-W0rd@127.0.0.1/x", "scheme is expected to be"),
-        ("host=127.0.0.1 password=p4ss-W0rd", "scheme is expected to be"),
+        ("postgresql://u:p4ss@W0rd@127.0.0.1/x", "ETL_DATABASE_URL: cannot be read as a URL"),
+        ("postgresql://u:1/p4ss-W0rd@127.0.0.1/x", "ETL_DATABASE_URL: cannot be read as a URL"),
+        ("postgresql:/u:p4ss-W0rd@127.0.0.1/x", "(write postgresql://USER@HOST:PORT/DATABASE"),
+        ("mysql://u:p4ss-W0rd@127.0.0.1/x", "(write postgresql://USER@HOST:PORT/DATABASE"),
+        ("host=127.0.0.1 password=p4ss-W0rd", "(write postgresql://USER@HOST:PORT/DATABASE"),
         ("postgresql://u:p4ss-W0rd@127.0.0.1:1/x?sslmode=wat", "`sslmode` parameter must be one of"),
     ],
 )

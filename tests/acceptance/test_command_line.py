@@ -227,6 +227,19 @@ async def test_exit_2_nothing_is_recorded_for_a_job_that_does_not_exist(
     assert 0 == await db.fetchval("SELECT count(*) FROM etl.run")
 
 
+async def test_lists_of_a_misspelt_job_are_refused_with_the_nearest_name_and_of_a_known_one_are_empty(
+    shop: Project,
+) -> None:
+    commands = ("runs", "ticks", "quarantine")
+
+    misspelt = [await in_thread(shop, command, "cpoy") for command in commands]
+    known = [await in_thread(shop, command, "copy") for command in commands]
+
+    assert [2] * 3 == [each.code for each in misspelt]
+    assert all("no job 'cpoy' (did you mean copy?)" in each.err for each in misspelt)
+    assert [(0, "")] * 3 == [(each.code, each.out) for each in known]
+
+
 def test_a_misspelt_job_makes_no_server(tmp_path: Path) -> None:
     """A folder without a database is left as it was."""
     stranger = Project(tmp_path, "")
@@ -257,6 +270,11 @@ async def test_exit_3_a_partial_run_leads_through_quarantine_report_and_replay_t
 
     assert (0, ["key", "7", "3"]) == (listed.code, [line.split()[0] for line in listed.out.splitlines()])
     assert "row 7 is no good" in listed.out
+
+    mistyped = await in_thread(shop, "quarantine", "copy", "--error", "ValueEror")
+
+    expected = "nothing in quarantine of copy with error ValueEror; there are: 2 ValueError"
+    assert (0, expected) == (mistyped.code, mistyped.err.splitlines()[-1])
 
     facts = (await in_thread(shop, *follow_up[0], "--json")).json
     assert ["7", "3"] == [each["key"][0] for each in facts]

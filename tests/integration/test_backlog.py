@@ -89,6 +89,20 @@ async def test_a_run_tells_how_many_rows_it_had_before_it_and_how_many_it_left(
     assert (Backlog(30), Backlog(left)) == (first.backlog_before, first.backlog_after)
     assert (Backlog(left), Backlog(left)) == (second.backlog_before, second.backlog_after)
     assert left == await application.backlog(pipeline), "the same as the screen says"
+    assert 0 == await application.ahead(pipeline), "nothing of it comes back by itself"
+
+
+async def test_rows_that_were_set_aside_are_not_ahead_of_a_run_and_new_ones_are(
+    application: Application, db: Db
+) -> None:
+    pipeline = job(**BY_COLUMN)
+    before = await application.ahead(pipeline)
+    await run(application, pipeline)
+    await db.execute("INSERT INTO src (id, at) VALUES (31, now()), (32, now())")
+
+    after = await application.ahead(pipeline)
+
+    assert (30, 2) == (before, after)
 
 
 async def test_a_run_that_stops_short_leaves_the_rest_and_knows_since_when_it_waits(

@@ -6,9 +6,12 @@ A list that changed on purpose is written anew by: GOLDEN=write ./dev test tests
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 
+from etl.cli.viewing import issue_row
 from etl.reports.listings import FIRE_TIMES, JOBS, QUARANTINE, RUNS, TICKS, Listing
 from tests.unit.test_report_screens import GOLDEN
 
@@ -106,3 +109,16 @@ def test_of_the_recent_runs_the_newest_are_kept() -> None:
 
     assert lines[1].endswith("..p..r...p")
     assert len(lines[1]) <= 125
+
+
+def test_a_list_of_rows_set_aside_has_the_name_at_the_end_of_a_servers_message() -> None:
+    refused = (
+        'new row for relation "flight" violates check constraint "flight_leaves_before_it_lands"\nDETAIL:  Failing'
+    )
+    issue = {"key": ["7"], "job": "flights", "error_type": "CheckViolationError", "stage": "-> flight", "attempts": 1}
+    issue |= {"opened_at": datetime(2024, 2, 29, tzinfo=UTC), "run_id": UUID(int=7)}
+
+    whole, long = (issue_row({**issue, "message": message})[-1] for message in (refused, "x" * 500))
+
+    assert " ".join(refused.split()) == whole
+    assert "x" * 197 + "..." == long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from datetime import timedelta
 from typing import Any
@@ -142,6 +143,22 @@ def test_a_function_of_another_shape_is_refused_with_the_name_of_the_job(functio
 
     assert ("copy", "processor") == (error.job, error.setting)
     assert "cannot be called with (context, row)" in error.problem
+
+
+def in_parts(context: Any, row: Any) -> Any:
+    yield row
+
+
+async def in_parts_and_async(context: Any, row: Any) -> Any:
+    yield row
+
+
+@pytest.mark.parametrize("function", [in_parts, in_parts_and_async, functools.partial(in_parts)], ids=kind)
+def test_a_generator_is_refused_for_nobody_would_go_through_it(function: Any) -> None:
+    error = refused(SOURCE, keep, function, SINK)
+
+    assert ("copy", "processor", "return a list in place of yield") == (error.job, error.setting, error.remedy)
+    assert "is a generator" in error.problem
 
 
 # Options

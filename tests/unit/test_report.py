@@ -62,7 +62,7 @@ JANUARY = Counts(claimed=27_004, written=25_804, filtered=521, quarantined=679)
             run(RunState.running, lost=True),
             "The process that ran this shows no sign of life; another one will take over.",
         ),
-        (run(), "Finished; nothing was pending."),
+        (run(), "Finished; there was nothing to do."),
         (run(counts=Counts(claimed=1, written=1)), "Finished: 1 of 1 row written."),
         (
             run(counts=Counts(claimed=10, written=4, filtered=3, deferred=2, vanished=1)),
@@ -242,12 +242,28 @@ def test_what_has_been_settled_since_is_told_and_asks_for_nothing() -> None:
 
 
 def test_a_long_message_is_cut_so_that_its_line_still_fits() -> None:
-    group = replace(GROUP, example="x" * 500, open_rows=9)
+    group = replace(GROUP, example="x" * 500, open_rows=9, frame="jobs/flights.py:33 in to_utc")
 
     told = line(report(run(), errors=[group]), "679")
 
     assert len(told) <= 120
     assert "x... (and 3 like it) [670 settled since]" in told
+
+
+def test_what_a_server_names_at_the_end_of_a_long_message_is_on_a_second_line() -> None:
+    refused = (
+        'new row for relation "flight" violates check constraint "flight_leaves_before_it_lands"\nDETAIL:  Failing'
+    )
+    groups = [replace(GROUP, example=refused), replace(GROUP, example="x" * 500)]
+
+    lines = report(run(), errors=groups)
+
+    at = next(number for number, each in enumerate(lines) if "679" in each)
+    assert lines[at].endswith("violates check constraint")
+    assert '"flight_leaves_before_it_lands" DETAIL: Failing (and 3 like it)' == lines[at + 1].strip()
+    assert [True, True, False] == ["x" * 50 in each for each in lines[at + 2 : at + 5]]
+    assert lines[at + 3].endswith("x... (and 3 like it)")
+    assert 120 >= max(map(len, lines))
 
 
 def test_of_many_reasons_the_rest_is_counted_and_each_kind_is_replayed_by_one_command() -> None:

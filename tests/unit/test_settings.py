@@ -119,6 +119,13 @@ def test_each_setting_can_be_written_in_each_place(folder: Path, monkeypatch: py
     ("file", "text", "named"),
     [
         ("etl.toml", 'leese = "5s"', ["etl.toml leese", "'leese'", "did you mean lease?"]),
+        (
+            "etl.toml",
+            "batch_size = 5",
+            ["etl.toml batch_size", "; there are database_url", "of a job in [pipeline.JOB]"],
+        ),
+        ("etl.toml", "[pipelines.x]\npool = 5", ["etl.toml pipelines", "did you mean pipeline? There are"]),
+        ("etl.ini", "[etl]\nbatch_size = 5", ["of a job in [pipeline:JOB]"]),
         ("etl.ini", "[etl]\nleese = 5s", ["etl.ini [etl] leese", "'leese'", "did you mean lease?"]),
         ("etl.ini", "[etl]\nlease = soon", ["etl.ini [etl] lease", "'soon'", "30s"]),
         ("etl.ini", "[etl]\nmax_runs = 0", ["etl.ini [etl] max_runs", "1"]),
@@ -168,6 +175,16 @@ def test_all_wrong_settings_are_named_at_once_and_the_variable_where_one_is_mean
 
     assert "ETL_LEASE: 'y'" in str(refusal.value)
     assert "grace: 'x'" in str(refusal.value)
+
+
+def test_a_variable_that_should_be_json_and_is_not_is_refused_with_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETL_POOLS", "{api: 4}")
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+
+    expected = """ETL_POOLS: is not JSON (e.g. ETL_POOLS='{"api": 4}')"""
+    assert expected == str(refusal.value)
 
 
 def test_the_password_in_the_url_is_in_no_message_and_no_repr(folder: Path) -> None:
