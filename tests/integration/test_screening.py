@@ -325,6 +325,38 @@ async def test_a_row_that_needs_one_of_the_batch_before_is_not_set_aside_for_com
     assert ["1"] == [key for key, _, _ in await scene.issues()]
 
 
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_a_row_that_is_found_is_set_aside_for_nothing_but_what_was_looked_for(
+    scene: Scene, dropped: bool
+) -> None:
+    """Another constraint may look at rows that the batch before has not written when the row is tried by itself."""
+    await scene.execute("""
+        CREATE TABLE sink (id bigint, n bigint CONSTRAINT positive CHECK (n > 0), parent bigint);
+        CREATE FUNCTION known(p bigint) RETURNS bool LANGUAGE sql RETURN p IS NULL OR EXISTS (SELECT FROM sink WHERE id = p);
+        ALTER TABLE sink ADD CONSTRAINT a_known CHECK (known(parent))""")
+    holder = await scene.run(sink="sink", batch_size=SIZE)
+    await scene.add(ROWS + 1, ALL)
+    parents = {ALL: ALL - 2 * SIZE + 1}
+
+    def child(n: int) -> Any:
+        return {"id": n, "n": n % SIZE or -1, "parent": parents.get(n)}
+
+    assert [_ONE_REFUSED] * 2 == [await one_batch(holder, child) for _ in range(2)]
+    before = await holder.must_claim()
+    if dropped:
+        await scene.execute("ALTER TABLE sink DROP CONSTRAINT positive")
+
+    async def turn() -> None:
+        await holder.complete(before, processed_by(before, child))
+
+    counts = await one_batch(holder, child, turn)
+
+    expected = {"claimed": SIZE, "written": SIZE} if dropped else _ONE_REFUSED
+    assert counts == expected
+    named = await scene.fetch("SELECT DISTINCT substring(message FROM 'constraint \"(.*?)\"') FROM etl.row_issue")
+    assert ["positive"] == named
+
+
 async def test_rows_are_looked_for_before_their_batch_has_its_turn(
     scene: Scene, holder: Holder, sent: list[str]
 ) -> None:
