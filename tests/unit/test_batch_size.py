@@ -120,6 +120,20 @@ def test_work_that_becomes_slower_or_quicker_is_followed() -> None:
     assert rate(0.004, 0.000015, quicker) >= 0.8 / 0.000015, quicker
 
 
+@pytest.mark.parametrize("lag", [0, 2, 9])
+@pytest.mark.parametrize("row", [0.05, 1.0, 60.0])
+def test_what_was_quick_before_makes_no_batch_larger_that_takes_minutes_now(lag: int, row: float) -> None:
+    work = Work(0.004, 0.000015, lag=lag)
+    work.sizes(batches=50)
+
+    work.row = row
+    sizes = work.sizes(batches=100)
+
+    small = next(n for n, size in enumerate(sizes) if size * row <= 5 * AIM or size == 1)
+    assert small <= 3 * (lag + 3)
+    assert max(sizes[small:]) <= max(1, 5 * AIM / row), sizes
+
+
 def test_one_slow_batch_does_not_throw_the_size_away() -> None:
     work = Work(0.004, 0.000015)
     before = work.sizes(batches=30)[-1]
