@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 AUTO = "auto"
 SHARE = 0.1  # of a batch's time, what may go to anything but rows
 AIM = 0.2  # seconds a batch may take; or twice what one takes without rows, where that is more
+LOOK = 2.0  # seconds a single row may take for a few to be tried together: perhaps it is the batch that takes them
 FIRST, MOST = 8, 10_000  # rows
 STEP = 8  # times larger or smaller, at most, than what is known
 _LEAST = 0.003  # seconds a batch takes besides its rows at least; what is found below that is chance
@@ -72,7 +73,7 @@ def next_size(size: int, seen: Iterable[Batch]) -> int:
 def _fitting(rows: int, seconds: float, others: list[Batch]) -> float:
     """The size that fits the line through a batch and, as well as can be, others much larger or smaller."""
     if not others:  # go and see
-        if rows == 1 and seconds < AIM:
+        if rows == 1 and seconds < LOOK:
             return _APART
         larger = _surely(rows, seconds)
         return larger if larger >= rows * _APART else rows / STEP
