@@ -140,6 +140,11 @@ CASES = {
     "what is rounded": Case(
         "id bigint, n numeric(5, 2) CHECK (n > 0 AND n <= 2)", last(Decimal("2.004"), Decimal("0.004"))
     ),
+    "what is rounded, or null": Case(
+        "id bigint, n numeric(5, 2) NOT NULL CHECK (n > 0 AND n <= 2)",
+        lambda n: {"id": n, "n": {1: Decimal("0.004"), 0: None}.get(n % SIZE, Decimal("2.004"))},
+        (3, 1, 1),
+    ),
     "what is padded": Case(
         "id bigint, n char(3) CHECK (octet_length(n) = 3 AND n <> 'no')", last("y", "no"), (1, 1, 1), pieces=True
     ),
