@@ -7,8 +7,8 @@ busy with the one before.
 
 What is found is only suspected: the constraint may have been dropped meanwhile, or a value may look different in its
 column. So each row found is tried by itself, by the INSERT that would write it, in a statement that is certain to fail.
-Whether the row is refused, and with what words, is for the server to say. At any doubt nothing was found, and the batch
-goes the way that it would have gone.
+Whether the row is refused, and with what words, is for the server to say; only a refusal for what was looked for
+counts. At any doubt nothing was found, and the batch goes the way that it would have gone.
 """
 
 from __future__ import annotations
@@ -59,14 +59,16 @@ async def screened(database: Database, writer: object, sink_name: str, processed
                 demands.learn(noted, demand)
         looked_for = demands.among(processed.values[0])
         found = await _find(database, writer, processed, [*looked_for.values()]) if looked_for else []
-        refusals = {position: await _tried(database, writer, processed, position) for position in found}
+        tried = {position: await _tried(database, writer, processed, position) for position in found}
     except Exception as error:
         # Not with its text: a server's error shows rows.
         logger.debug("a batch is not screened: %s %s", type(error).__name__, sqlstate_of(error) or "")
         demands.forget(looked_for)
         return {}
-    demands.looked(looked_for, [place for error in refusals.values() if (place := _place_of(error)) is not None])
-    return {position: Failure.of(sink_name, error) for position, error in refusals.items()}
+    # Refused for something else: that may depend on what the batch before is writing. Its turn will tell.
+    refusals = {n: (error, place) for n, error in tried.items() if (place := _place_of(error)) in looked_for}
+    demands.looked(looked_for, [place for _, place in refusals.values()])
+    return {position: Failure.of(sink_name, error) for position, (error, _) in refusals.items()}
 
 
 def _place_of(error: BaseException) -> Place | None:

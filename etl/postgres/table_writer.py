@@ -112,7 +112,9 @@ class TableWriter:
         group = self._together(rows)
         if group is None or (self._upsert is not None and not self._distinct(group, self._upsert.key)):
             return None
-        types = {name: kind for demand in demands for name, kind in demand.columns.items()}
+        types: dict[str, str | None] = {}
+        for demand in demands:  # not each of several that look at the same column says what type it has
+            types |= {name: kind or types.get(name) for name, kind in demand.columns.items()}
         described = [self._table.columns[name] for name in types]
         cells = group.chosen([*types])
         ways = (*map(travel, described, cells),)

@@ -102,6 +102,17 @@ def test_rows_of_seconds_come_one_by_one() -> None:
     assert [1] * 100 == Work(0.004, 5.0, lag=0).sizes(batches=102)[2:]
 
 
+@pytest.mark.parametrize("lag", [0, 2, 9])
+def test_rows_that_came_one_by_one_come_together_again_when_only_the_batch_costs(lag: int) -> None:
+    work = Work(0.004, 0.5, lag=lag)
+    assert max(work.sizes(batches=100)[50:]) <= 4
+
+    work.batch, work.row = 0.25, 0.0001
+    sizes = work.sizes(batches=150)
+
+    assert sizes[-1] >= 1_000, sizes
+
+
 def test_a_long_call_for_each_batch_does_not_make_batches_small() -> None:
     assert MOST == Work(1.0, 0.00002).sizes(batches=30)[-1]
 
@@ -118,6 +129,20 @@ def test_work_that_becomes_slower_or_quicker_is_followed() -> None:
     assert rate(0.004, 0.01, slower) >= 0.9 / (0.01 + 0.004 / 20), slower
     assert max(slower) * 0.01 < 2.5 * AIM, slower
     assert rate(0.004, 0.000015, quicker) >= 0.8 / 0.000015, quicker
+
+
+@pytest.mark.parametrize("lag", [0, 2, 9])
+@pytest.mark.parametrize("row", [0.05, 1.0, 60.0])
+def test_what_was_quick_before_makes_no_batch_larger_that_takes_minutes_now(lag: int, row: float) -> None:
+    work = Work(0.004, 0.000015, lag=lag)
+    work.sizes(batches=50)
+
+    work.row = row
+    sizes = work.sizes(batches=100)
+
+    small = next(n for n, size in enumerate(sizes) if size * row <= 5 * AIM or size == 1)
+    assert small <= 3 * (lag + 3)
+    assert max(sizes[small:]) <= max(4, 5 * AIM / row), sizes
 
 
 def test_one_slow_batch_does_not_throw_the_size_away() -> None:
