@@ -25,6 +25,10 @@ from etl.processors.retrying import GaveUpError, Late, WaitingRoom, call_again
 from etl.processors.stage import OnError, Stage, is_ours
 
 
+class MiscountedError(TypeError):
+    """A batch processor did not return one item for each row."""
+
+
 class Chain:
     """The processors of one pipeline, ready to be run over batches."""
 
@@ -233,6 +237,10 @@ class Passage:
         try:
             return await self._call_whole(flow, position, retry=True)
         except GaveUpError as given_up:
+            if isinstance(given_up.error, MiscountedError):
+                # Row by row the count may be right by chance, and nobody would ever be told.
+                name = self._stages[position].name
+                self._context.logger.warning("%s: %s; it is called again with fewer rows", name, given_up.error)
             return await self._halve(flow, given_up, position)
 
     async def _halve(self, flow: Flow, given_up: GaveUpError, position: int) -> list[Any]:
@@ -286,5 +294,6 @@ class Passage:
 def _one_each(results: Any, ordinals: Sequence[int]) -> list[Any]:
     if not isinstance(results, list) or len(results) != len(ordinals):
         what = f"{len(results)} results" if isinstance(results, list) else f"a {type(results).__name__}"
-        raise TypeError(f"a batch processor must return a list with one item per row: {what} for {len(ordinals)} rows")
+        problem = f"a batch processor must return a list with one item per row: {what} for {len(ordinals)} rows"
+        raise MiscountedError(problem)
     return [*results]  # the processor may use its list again

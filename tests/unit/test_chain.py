@@ -739,6 +739,16 @@ async def test_a_batch_processor_that_does_not_answer_one_for_one_is_told_so(tol
         chain_module._one_each(answer, [0, 1])
 
 
+async def test_a_batch_processor_that_is_right_by_chance_for_single_rows_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    processed = await pass_through([processor(batch=True)(lambda context, rows: rows[:1])], 0, 1, 2)
+
+    assert [0, 1, 2] == processed.values
+    assert 1 == len(caplog.messages)
+    assert "one item per row: 1 results for 3 rows; it is called again with fewer rows" in caplog.messages[0]
+
+
 async def test_items_of_a_batch_answer_filter_and_fan_out_like_rows() -> None:
     @processor(batch=True)
     def act(context: Context, rows: list[int]) -> list[Any]:
