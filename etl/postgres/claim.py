@@ -183,7 +183,7 @@ class Claim:
             if rows:
                 batch, spare = self._batch(token, rows[:most], crashes=self._crashes(rows[0])), None
                 last = self._key(rows[-1])
-                await self._record(batch, after, self._key(rows[:most][-1]))
+                await self._record(batch, after, batch.key(len(batch) - 1))
                 if further := rows[most:]:
                     spare = self._batch(spare_of(token), further, crashes=0, after=1)
                     await self._record(spare, batch.key(len(batch) - 1), last)

@@ -22,6 +22,7 @@ from etl.core.batch import Batch, Processed
 from etl.core.ports import RunEnd
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError
+from etl.postgres.claim import spare_of
 from etl.postgres.database import Database
 from tests.conftest import LEASE, Where
 from tests.faults import Cut
@@ -896,4 +897,6 @@ async def test_no_more_rows_are_claimed_in_pairs_than_the_run_may_have(
 
     assert isinstance(run, Run)
     assert (limit, limit) == (run.counts.claimed, run.counts.written)
+    tokens = await scene.fetch("SELECT token FROM etl.batch")
+    assert any(spare_of(token) in tokens for token in tokens), "claimed one by one"
     assert [*range(1, limit + 1)] == await scene.results()
