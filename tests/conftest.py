@@ -23,7 +23,7 @@ from pytest_postgresql.executors import NoopExecutor
 import etl
 from etl.app import connection_settings
 from etl.config import Settings
-from etl.postgres import migrator
+from etl.postgres import backlog, cursor, migrator
 from etl.postgres.database import Database
 from etl.postgres.embedded import EmbeddedServer
 from tests.kit import Project
@@ -147,6 +147,13 @@ async def db(where: Where) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     connection = await asyncpg.connect(where.dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests beside this one have transactions open in the same cluster, for which a cursor waits, and keep it busy."""
+    monkeypatch.setattr(cursor, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(backlog, "PATIENCE", timedelta(seconds=60))
 
 
 @pytest.fixture

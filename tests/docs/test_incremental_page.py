@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.run import Run
 from etl.jobs import find_jobs
-from etl.postgres import cursor
 from etl.postgres.database import Database
 from tests.conftest import LEASE
 from tests.docs.test_docs import ROOT, blocks
@@ -24,10 +21,7 @@ UPDATE etl.covered SET upto = (SELECT jsonb_build_array(txid::text, id::text) FR
 """
 
 
-async def test_the_page_about_tables_that_are_only_read_works(
-    project: Project, db: Any, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cursor, "PATIENCE_SECONDS", 60.0)
+async def test_the_page_about_tables_that_are_only_read_works(project: Project, db: Any, database: Database) -> None:
     for block in BLOCKS:
         if block.language == "python":
             project.write_job(block.text, module=block.options["title"].removeprefix("jobs/").removesuffix(".py"))

@@ -44,12 +44,6 @@ async def scene(where: Where, database: Database) -> AsyncIterator[Scene]:
         yield opened
 
 
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests beside this one have transactions open in the same cluster."""
-    monkeypatch.setattr(cursor, "PATIENCE_SECONDS", 60.0)
-
-
 async def add(scene: Scene, first: int, last: int) -> None:
     """Rows in a transaction of their own."""
     await scene.execute(
