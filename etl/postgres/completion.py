@@ -42,6 +42,9 @@ from etl.postgres.user_table import UserTable
 logger = logging.getLogger("etl.postgres")
 
 DEFER_FOR = timedelta(seconds=5)
+# Waits for locks in one try, of `IMPATIENTLY` each, after which pieces that are locked come back later as they are: to
+# find each locked row of many by itself would hold what has been written from the sessions that wait for it meanwhile.
+LOCK_WAITS = 16
 _LOCKED = ErrorText("RowLocked", "another session holds a lock on this row", "")
 
 
@@ -53,6 +56,7 @@ class _Progress:
     filtered: set[int] = field(default_factory=set)
     failures: dict[int, Failure] = field(default_factory=dict)
     locked: set[int] = field(default_factory=set)
+    lock_waits: int = 0
     vanished: set[int] = field(default_factory=set)
     sink: StageCounts = field(default_factory=lambda: StageCounts("sink"))
     sink_seconds: list[float] = field(default_factory=list)
@@ -167,19 +171,23 @@ class Completion:
             if not is_refusal(error, self._finishing):
                 raise
             await connection.execute("ROLLBACK TO SAVEPOINT etl_piece")
-            if len(positions) == 1:
-                self._blame(progress, positions[0], error)
+            is_locked = sqlstate_of(error) == LOCK_NOT_AVAILABLE
+            progress.lock_waits += is_locked
+            if len(positions) == 1 or (is_locked and progress.lock_waits > LOCK_WAITS):
+                self._blame(progress, positions, error)
                 return
         middle = len(positions) // 2
         await self._halve(connection, progress, positions[:middle])
         await self._halve(connection, progress, positions[middle:])
 
-    def _blame(self, progress: _Progress, position: int, error: Exception) -> None:
+    def _blame(self, progress: _Progress, positions: Sequence[int], error: Exception) -> None:
+        """Record what became of a row, or of rows that are locked."""
         if sqlstate_of(error) == LOCK_NOT_AVAILABLE:
             if self._by_range:
                 raise error  # no row of the range can be left for later: the whole batch has to wait for that lock
-            progress.locked.add(position)
+            progress.locked.update(positions)
             return
+        (position,) = positions
         progress.failures[position] = Failure.of(self._finishing.sink_name, error)
         progress.sink.rows_in += self._processed.positions.count(position)
         progress.sink.quarantined += 1

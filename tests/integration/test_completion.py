@@ -9,7 +9,7 @@ A refused batch is bisected inside the transaction; a row another session has lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -23,6 +23,8 @@ from etl.app import Application, HandControls, connection_settings
 from etl.config import Settings
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError, TooManyQuarantinedError
+from etl.postgres import completion
+from etl.postgres.completion import Completion
 from etl.postgres.database import Database
 from etl.postgres.statements import statement
 from etl.runtime import driven
@@ -344,6 +346,34 @@ async def test_a_row_that_another_session_has_locked_is_deferred_alone(scene: Sc
     assert await scene.fetch("SELECT v FROM dst WHERE id IN (3, 7)") == ["old"]
     assert await scene.pending() == [3, 7]
     assert (await holder.end()).state is RunState.succeeded
+
+
+async def test_where_many_rows_are_locked_they_are_not_all_waited_for_one_by_one(
+    scene: Scene, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions that wait for what has been written so far would find no end of it, nor would this one of them."""
+    await scene.fill(64)
+    await scene.execute(
+        "CREATE UNIQUE INDEX ON dst (id); INSERT INTO dst SELECT n, 'old' FROM generate_series(5, 64) n"
+    )
+    holder = await scene.run(sink_key="id")
+    batch = await holder.must_claim(64)
+    monkeypatch.setattr(completion, "IMPATIENTLY", "SET LOCAL lock_timeout = '5ms'")
+    tries: list[int] = []
+    attempt = Completion._mark_and_write
+
+    async def counting(self: Completion, connection: Any, progress: Any, positions: Sequence[int]) -> None:
+        tries.append(len(positions))
+        await attempt(self, connection, progress, positions)
+
+    monkeypatch.setattr(Completion, "_mark_and_write", counting)
+    async with db.transaction():
+        await db.execute("SELECT FROM dst FOR UPDATE")
+        counts = await holder.complete(batch)
+
+    assert {"claimed": 64, "written": 4, "deferred": 60} == counted(counts)
+    assert [*range(5, 65)] == await scene.pending()
+    assert len(tries) < completion.LOCK_WAITS + 10, tries
 
 
 async def test_a_deferred_row_comes_back_when_it_is_due_and_asks_for_a_run(
