@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 
-# Objects made and not freed again before the youngest are searched; a batch has some thousands.
-YOUNGEST, MIDDLE, OLDEST = 10_000, 20, 20
+# Objects made and not freed again before the youngest are searched; two lanes have four batches of some thousands each.
+YOUNGEST, MIDDLE, OLDEST = 50_000, 20, 20
 
 
 def calm_collector() -> None:

@@ -19,10 +19,12 @@ from tests.benchmarks import framework, loops
 WAYS: dict[str, Callable[[str], Awaitable[Any]]] = {
     "by hand": loops.by_hand,
     "chunks": loops.in_chunks,
+    "large chunks": lambda dsn: loops.in_chunks(dsn, rows=loops.LARGE),
     "chunks by join": lambda dsn: loops.in_chunks(dsn, loops.BY_JOIN),
     "at once": loops.at_once,
     "one lane": lambda dsn: framework.run(dsn, framework.move()),
     "two lanes": lambda dsn: framework.run(dsn, framework.move(concurrency=2)),
+    "two lanes, auto": lambda dsn: framework.run(dsn, framework.move(concurrency=2, batch_size="auto")),
     "batches": lambda dsn: framework.run(dsn, framework.move(framework.by_batch)),
     "in sql, two lanes": lambda dsn: framework.run(dsn, framework.in_sql(concurrency=2)),
     "in sql": lambda dsn: framework.run(dsn, framework.in_sql()),

@@ -14,7 +14,7 @@ import orjson
 
 from tests.benchmarks.rows import TRANSFORMED, transform
 
-BATCH = 1000
+BATCH, LARGE = 1000, 4000  # rows; the latter is about what `batch_size="auto"` finds
 _CLAIM = """
 UPDATE bench_source
    SET status = 'running', claim_token = $1, lease_until = now() + interval '30 seconds', attempts = attempts + 1
@@ -61,12 +61,12 @@ FASTEST = _CHUNK.format(which="WHERE s.id = ANY(ARRAY(SELECT id FROM taken))")
 BY_JOIN = _CHUNK.format(which="FROM taken WHERE s.id = taken.id")
 
 
-async def in_chunks(dsn: str, statement: str = FASTEST) -> None:
+async def in_chunks(dsn: str, statement: str = FASTEST, rows: int = BATCH) -> None:
     """SQL alone, a batch a transaction: the practical limit of what keeps transactions short."""
     connection = await asyncpg.connect(dsn)
     after: int | None = 0
     while after is not None:
-        after = await connection.fetchval(statement, after, BATCH)
+        after = await connection.fetchval(statement, after, rows)
     await connection.close()
 
 

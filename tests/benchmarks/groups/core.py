@@ -13,6 +13,7 @@ HAND = "hand-written loop"
 CHUNKS, BY_JOIN, AT_ONCE = "SQL in chunks of 1,000", "the same by join", "SQL in one transaction"
 ONE, TWO = "pg-etl, concurrency 1", "pg-etl, concurrency 2"
 BATCHES, IN_SQL = "pg-etl, batch processor", "pg-etl, SqlProcessor"
+TWO_AUTO, LARGE_CHUNKS = f"{TWO}, size auto", "SQL in chunks of 4,000"
 IN_SQL_TWICE = f"{IN_SQL}, two lanes"
 
 
@@ -21,10 +22,12 @@ async def measure(bench: Bench) -> list[Figure]:
     contenders = [
         apart(bench, HAND, "by hand"),
         apart(bench, CHUNKS, "chunks"),
+        apart(bench, LARGE_CHUNKS, "large chunks"),
         apart(bench, BY_JOIN, "chunks by join"),
         apart(bench, AT_ONCE, "at once"),
         apart(bench, ONE, "one lane", Target(at_least=1.5, against=HAND)),
         apart(bench, TWO, "two lanes", Target(at_least=2.0, against=HAND), Target(at_least=0.9, against=CHUNKS)),
+        apart(bench, TWO_AUTO, "two lanes, auto"),
         apart(bench, BATCHES, "batches", Target(at_least=1.1, against=ONE)),
         apart(bench, IN_SQL, "in sql", Target(at_least=0.95, against=CHUNKS)),
         apart(bench, IN_SQL_TWICE, "in sql, two lanes"),
