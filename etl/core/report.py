@@ -55,7 +55,7 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True)
 class FormerError:
-    """A reason for which former runs set rows aside. `in_last`: the run just before this one had it."""
+    """A reason for which former runs set rows aside. `in_last`: the last one with rows had it."""
 
     stage: str
     error_type: str
@@ -244,7 +244,7 @@ def with_standing(errors: Sequence[ErrorGroup], former: Collection[FormerError],
 
 
 def gone(run: Run, errors: Sequence[ErrorGroup], former: Sequence[FormerError]) -> list[FormerError]:
-    """What the run before had and this one has not; nothing where this one had no fair chance to meet it."""
+    """What the last run with rows had and this one has not; nothing where this one had no fair chance to meet it."""
     if run.state not in (RunState.succeeded, RunState.partial) or not run.counts.claimed or run.trigger == REPLAY:
         return []
     here = {group.reason for group in errors}

@@ -118,11 +118,11 @@ class PostgresReportStore:
             raise ConfigurationError(f"no job {job!r}", setting="JOB", remedy=remedy)
 
     async def before(self, run_id: UUID) -> UUID | None:
-        """The newest finished run of the same job before this one."""
-        rows = await self._database.unit(
-            lambda connection: connection.fetch(statement("report_former_runs"), run_id, 1)
+        """The newest finished run of the same job before this one that had rows; None where there was none."""
+        found = await self._database.unit(
+            lambda connection: connection.fetchval(statement("report_run_before"), run_id)
         )
-        return UUID(str(rows[0]["run_id"])) if rows else None
+        return None if found is None else UUID(str(found))
 
     async def resolve_run(self, text: str | None, job: str | None = None) -> UUID:
         """A run by its id, the beginning of it, or (None) the newest one. Raises `ConfigurationError` otherwise."""
@@ -200,7 +200,7 @@ async def _report(connection: Connection, run_id: UUID) -> RunReport | None:
 
 
 async def _former_errors(connection: Connection, former: Sequence[Run]) -> list[FormerError]:
-    last = next((run.run_id for run in former if run.trigger != REPLAY), None)
+    last = next((run.run_id for run in former if run.trigger != REPLAY and run.counts.claimed), None)
     rows = await connection.fetch(statement("report_former_errors"), [run.run_id for run in former], last)
     return [FormerError(**dict(row)) for row in rows]
 

@@ -200,7 +200,7 @@ def _errors(groups: Sequence[ErrorGroup], gone: Sequence[FormerError], width: in
         seen = f" (last seen {each.last_seen:%Y-%m-%d %H:%M %Z})"
         lines.append([("good", " gone "), ("", f" {'':>9}  {_cut(text, width - 18 - len(seen))}{seen}")])
     if len(gone) > _GONE:
-        lines.append([("", f" {'':>15}  and {len(gone) - _GONE} more kinds of the run before")])
+        lines.append([("", f" {'':>15}  and {len(gone) - _GONE} more kinds of a run before")])
     return lines
 
 

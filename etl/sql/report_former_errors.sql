@@ -1,6 +1,6 @@
--- Why the former runs of a job set rows aside; `in_last`: the newest of them that was no replay had it. Jumps from one
--- reason of a run to the next in the index, however many rows each has.
---   $1 former runs, newest first   $2 the newest of them that was no replay
+-- Why the former runs of a job set rows aside; `in_last`: the newest of them that had rows and was no replay had it.
+-- Jumps from one reason of a run to the next in the index, however many rows each has.
+--   $1 former runs, newest first   $2 the newest of them that had rows and was no replay
 -- Index: row_issue_reason (run_id, fingerprint)
 WITH RECURSIVE former AS (
     SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY AS f (run_id, place)

@@ -63,6 +63,20 @@ async def test_a_reason_is_new_known_or_gone_by_what_the_former_runs_of_the_job_
     assert "jobs/work.py:1 in elsewhere" == report.errors[0].frame
 
 
+async def test_a_run_is_compared_with_the_last_one_that_had_rows(db: Db, database: Database) -> None:
+    first, busy = await a_run(db), await a_run(db, "before")
+    for _ in range(2):
+        await db.execute("UPDATE etl.run SET claimed = 0, written = 0 WHERE run_id = $1", await a_run(db))
+    last = await a_run(db)
+    store = PostgresReportStore(database)
+
+    before = [await store.before(run_id) for run_id in (last, busy, first)]
+    report = await report_of(database, last)
+
+    assert [busy, first, None] == before
+    assert ["before"] == [each.fingerprint for each in report.gone]
+
+
 async def test_what_former_runs_had_is_found_without_going_through_all_their_rows(db: Db) -> None:
     former = [await a_run(db, "one", "two", rows=1000) for _ in range(3)]
     await db.execute("ANALYZE etl.row_issue")
