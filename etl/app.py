@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from etl.config import Settings
+from etl.core.arguments import refuse_strange
 from etl.core.backfill import FireTime, Only, wanted
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
@@ -133,6 +134,7 @@ class Application:
         arguments: Mapping[str, Any] | None = None,
     ) -> Run | Blocker:
         """Run a job here and now, unless a run of it is active. Raises `ConfigurationError` before anything happens."""
+        refuse_strange(pipeline.source.cycle, arguments or {}, pipeline.name, by_hand=True)
         await checked(self.database, pipeline)
         request = requested(pipeline, MANUAL, self.settings.pools, arguments=arguments, row_limit=limit)
         async with self._tools() as tools:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from etl.core.arguments import named_by, refuse_strange
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
@@ -21,7 +21,7 @@ from etl.core.sanitise import describe_exception
 from etl.core.stages import StageCounts
 from etl.core.table_source import TableSource
 from etl.core.trigger import ClockTrigger
-from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError, RunLostError
+from etl.errors import DatabaseUnavailableError, EtlError, RunLostError
 from etl.runtime.accounts import Accounts
 from etl.runtime.code_version import code_version
 from etl.runtime.control import RunControl, RunStoppingError
@@ -225,28 +225,24 @@ def _found_nothing(run: Run) -> bool:
 
 
 def _interval(pipeline: Pipeline, run: Run) -> tuple[datetime, datetime] | None:
-    """From the fire time before to the one that the run is for: what came in meanwhile is this run's share."""
+    """From the fire time before to the one that the run is for: what came in meanwhile is this run's share.
+
+    In UTC, both: Python finds no moment of an hour that comes twice equal to one of another zone, so the end of one
+    interval would not be the beginning of the next.
+    """
     trigger = pipeline.source.named_triggers().get(run.trigger)
     if run.scheduled_for is None or not isinstance(trigger, ClockTrigger):
         return None
     before = trigger.last_fire_time(run.scheduled_for - timedelta(microseconds=1), job=run.job)
-    return None if before is None else (before, run.scheduled_for)
+    return None if before is None else (before.astimezone(UTC), run.scheduled_for.astimezone(UTC))
 
 
 async def _call_cycle(
     cycle: Callable[..., Awaitable[None]], run: Run, interval: tuple[datetime, datetime] | None
 ) -> None:
     """Give `cycle` the run's arguments, and of the facts about the run those that it names."""
-    parameters = inspect.signature(cycle).parameters.values()
-    named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_POSITIONAL}
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    strange = [name for name in run.arguments if name not in named]
-    if strange and not takes_any:
-        raise ConfigurationError(
-            f"cycle() does not take {', '.join(map(repr, strange))}",
-            job=run.job,
-            remedy="add **kwargs or the parameter",
-        )
+    refuse_strange(cycle, run.arguments, run.job)
+    named = named_by(cycle)
     facts = {
         "trigger_name": run.trigger,
         "scheduled_for": run.scheduled_for,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
+from etl.core.arguments import reads_no_arguments
 from etl.core.batch import Batch, Turn
 from etl.core.batch_size import AUTO
 from etl.core.sink import key_columns
@@ -122,6 +123,7 @@ class BatchProcessingSource(TableSource):
                 remedy = "mark rows (done=), or leave it out"
                 raise _refusal(setting, "does not go with a ledger or a cursor", remedy)
 
+    @reads_no_arguments
     async def cycle(self, *args: Any, **kwargs: Any) -> None:
         """Claim and finish batches until a full sweep over the key finds nothing more."""
         await self.pipeline.ready()

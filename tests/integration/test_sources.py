@@ -586,3 +586,15 @@ async def test_a_run_does_not_ask_the_server_about_types(
 
     assert 10 == run.counts.written
     assert [] == asked
+
+
+async def test_arguments_that_a_table_does_not_read_are_refused_before_there_is_a_run(
+    scene: Scene, database: Database
+) -> None:
+    pipeline = Pipeline("job", BatchProcessingSource("src", pending=PENDING, done=DONE), PostgresSink("dst"))
+    application = Application(Settings(lease=LEASE), database, NoTracing())
+
+    with pytest.raises(ConfigurationError, match="nothing in this job reads 'tpyo'"):
+        await application.run_job(pipeline, HandControls(), arguments={"tpyo": 1})
+
+    assert 0 == await scene.value("SELECT count(*) FROM etl.run")
