@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,8 @@ class Batch:
     `keys` holds the key as text, one list per key column; `versions` the rows' `xmin` when they were read.
     `unreadable` holds rows (by position) that could not be given to a processor at all. The first `leading` columns of
     the key only say in which order rows come; `lane` is the name under which the range is reserved ("": the source's).
-    `claim_seconds` is what the claim took, `claim_waited` how long it was waited for (see `StageCounts`).
+    `claim_seconds` is what the claim took, `claim_waited` how long it was waited for (see `StageCounts`). `follows`:
+    when the one before it in its lane had ended, by `time.monotonic()`.
     """
 
     token: UUID
@@ -53,6 +55,7 @@ class Batch:
     crashes: int = 0
     claim_seconds: float = 0.0
     claim_waited: float = 0.0
+    follows: float = -math.inf
     unreadable: dict[int, Failure] = field(default_factory=dict)
     leading: int = 0
     lane: str = ""

@@ -29,6 +29,11 @@ class PipelineRun(Protocol):
         """Process a claimed batch, write its results and record what became of each row. `turn` is awaited in between:
         whoever finishes several batches at once may have them written one after the other."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether the next batch is going to be about as large as the one before. If not, what is claimed ahead is of
+        a size that has just turned out to be wrong."""
+
 
 class TriggerSource(ABC):
     """Base of sources. Subclass it and write `async def cycle(self, *args, **kwargs)`, which runs once per run:
@@ -40,7 +45,7 @@ class TriggerSource(ABC):
 
     `trigger_name`   who asked for the run
     `scheduled_for`  the fire time, aware; None where no clock was involved
-    `interval`       (fire time before, fire time) of a clock trigger, else None
+    `interval`       (fire time before, fire time) of a clock trigger, both in UTC, else None
     `messages`       list of `Message` that the run serves, oldest first, equal ones once
 
     `on(...)` attaches triggers; any number, in one call or several.

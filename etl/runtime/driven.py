@@ -79,6 +79,11 @@ class DrivenPipeline:
         self.counts = Counts()
         self.cut_short = False  # whether the run's request to stop left work undone
 
+    @property
+    def steady(self) -> bool:
+        """Whether the next batch is going to be about as large as the one before."""
+        return self._size.steady
+
     async def ready(self) -> None:
         """Return when the next rows may come; ends the cycle when the run was asked to stop or was lost."""
         self._raise_if_lost()
@@ -154,7 +159,8 @@ class DrivenPipeline:
                 started = time.monotonic()
                 await self._pass(batch, turn)
         if not alone:
-            self._size.note(len(batch), batch.claim_seconds + time.monotonic() - started - timed.seconds)
+            ended = time.monotonic()
+            self._size.note(len(batch), batch.claim_seconds + ended - started - timed.seconds, ended - batch.follows)
 
     async def settle(self) -> None:
         """Wait for rows that went on by themselves."""

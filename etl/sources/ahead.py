@@ -2,7 +2,8 @@
 
 While one connection writes a batch, another can read the next one: a run that waits for neither is faster by what a
 claim takes. It pays only while batches are quick. A batch claimed ahead is reserved for this run and waits, so where
-batches are slow it would only keep rows from other runs, and is not done.
+batches are slow it would only keep rows from other runs, and is not done. Nor is it while the right size of batches is
+still looked for.
 """
 
 from __future__ import annotations
@@ -32,14 +33,20 @@ class Ahead:
     For any number of lanes. Claims come one after the other, and none after one that found nothing.
     """
 
-    def __init__(self, claim: Claim, spawn: Spawn, lanes: int) -> None:
+    def __init__(self, claim: Claim, spawn: Spawn, lanes: int, steady: Callable[[], bool]) -> None:
         self._claim = claim
         self._spawn = spawn
+        self._steady = steady
         self._most = min(lanes, MOST)
         self._turn = asyncio.Lock()
         self._early: deque[asyncio.Task[Batch | None]] = deque()
-        self.quick = False  # whether batches are; nothing is known before the first batch
+        self._quick = False  # whether batches are; nothing is known before the first batch
         self._over = False
+
+    @property
+    def worth_it(self) -> bool:
+        """Whether it pays to begin a batch before the one before it has ended."""
+        return self._quick and self._steady()
 
     async def next(self) -> Batch | None:
         """The next batch; None when there is no more.
@@ -57,7 +64,7 @@ class Ahead:
                 return None
             stood = max(0.0, time.perf_counter() - admitted - batch.claim_seconds)
             batch.claim_waited = admitted - asked + min(batch.claim_waited, stood)
-            while self.quick and len(self._early) < self._most:
+            while self.worth_it and len(self._early) < self._most:
                 self._early.append(self._spawn(self._claim_after(self._early[-1] if self._early else None)))
             return batch
 
@@ -71,4 +78,4 @@ class Ahead:
         """Around the work on a batch: how long it takes tells whether claiming ahead is worth it."""
         started = time.monotonic()
         yield
-        self.quick = time.monotonic() - started < QUICK
+        self._quick = time.monotonic() - started < QUICK

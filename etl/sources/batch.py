@@ -130,16 +130,16 @@ class BatchProcessingSource(TableSource):
         async with asyncio.TaskGroup() as lanes:
 
             async def claim() -> Batch | None:
-                return await self.pipeline.claim(in_pairs=ahead.quick and self.concurrency > 1)
+                return await self.pipeline.claim(in_pairs=ahead.worth_it and self.concurrency > 1)
 
-            ahead = Ahead(claim, lanes.create_task, self.concurrency)
+            ahead = Ahead(claim, lanes.create_task, self.concurrency, lambda: self.pipeline.steady)
 
             async def finish(batch: Batch, turn: Turn) -> None:
                 async with ahead.in_hand():
                     await self.pipeline.finish(batch, turn)
 
             for _ in range(self.concurrency):
-                lanes.create_task(run_lane(ahead.next, finish, lanes.create_task, lambda: ahead.quick))
+                lanes.create_task(run_lane(ahead.next, finish, lanes.create_task, lambda: ahead.worth_it))
 
 
 def _require_text(setting: str, text: Any) -> None:

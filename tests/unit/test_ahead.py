@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -31,7 +32,13 @@ class Table:
         return None if number > self.last else Batch(uuid4(), number, "table", [], [[]], [])
 
 
-async def numbers(table: Table, lanes: int, asked_in_hand: list[int] | None = None) -> list[int]:
+def always() -> bool:
+    return True
+
+
+async def numbers(
+    table: Table, lanes: int, asked_in_hand: list[int] | None = None, steady: Callable[[], bool] = always
+) -> list[int]:
     """The batches that so many lanes get."""
     got: list[int] = []
 
@@ -45,7 +52,7 @@ async def numbers(table: Table, lanes: int, asked_in_hand: list[int] | None = No
                     asked_in_hand.append(table.asked)
 
     async with asyncio.TaskGroup() as group:
-        ahead = Ahead(table.claim, group.create_task, lanes)
+        ahead = Ahead(table.claim, group.create_task, lanes, steady)
         for _ in range(lanes):
             group.create_task(lane(ahead))
     return got
@@ -79,6 +86,14 @@ async def test_behind_a_slow_batch_nothing_is_claimed_ahead(monkeypatch: pytest.
     assert asked == [1, 2, 3]
 
 
+async def test_while_the_right_size_is_looked_for_nothing_is_claimed_ahead() -> None:
+    asked: list[int] = []
+
+    await numbers(Table(last=4), 1, asked, steady=lambda: len(asked) > 2)
+
+    assert asked == [1, 2, 3, 5], "the size is found behind the third batch: the fourth one has the next beside it"
+
+
 async def test_a_claim_that_fails_ahead_of_its_time_ends_the_cycle() -> None:
     table = Table(last=3)
 
@@ -89,7 +104,7 @@ async def test_a_claim_that_fails_ahead_of_its_time_ends_the_cycle() -> None:
 
     with pytest.raises(ExceptionGroup, match="unhandled errors"):
         async with asyncio.TaskGroup() as group:
-            ahead = Ahead(claim, group.create_task, 1)
+            ahead = Ahead(claim, group.create_task, 1, always)
             while (await ahead.next()) is not None:
                 async with ahead.in_hand():
                     await asyncio.sleep(0)
@@ -99,7 +114,7 @@ async def test_with_several_lanes_two_are_claimed_ahead_one_after_the_other() ->
     table = Table(last=9)
 
     async with asyncio.TaskGroup() as group:
-        ahead = Ahead(table.claim, group.create_task, 3)
+        ahead = Ahead(table.claim, group.create_task, 3, always)
         async with ahead.in_hand():
             await ahead.next()
         await ahead.next()  # the first after a quick one
@@ -115,7 +130,7 @@ async def test_behind_an_early_claim_that_finds_nothing_there_is_no_other() -> N
     table = Table(last=2)
 
     async with asyncio.TaskGroup() as group:
-        ahead = Ahead(table.claim, group.create_task, 2)
+        ahead = Ahead(table.claim, group.create_task, 2, always)
         async with ahead.in_hand():
             await ahead.next()
         got = [await ahead.next(), await ahead.next(), await ahead.next()]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from etl.core.batch_size import AIM, FIRST, MOST, BatchSize, most_rows
+from etl.core.batch_size import AIM, COLD, FIRST, LONGEST, MOST, STEP, BatchSize, most_rows
 
 # Seconds a batch costs besides its rows, and seconds a row: of 200 bytes, of 20 kB, rows that take 20 ms each, a call
 # of 20 ms a batch, a server 10 ms away.
@@ -17,7 +17,6 @@ COSTS = {
     "20 ms a batch": (0.026, 0.000015),
     "far away": (0.050, 0.000040),
 }
-COLD = 0.02  # seconds that the first batch takes longer than its like
 
 
 class Work:
@@ -42,8 +41,12 @@ class Work:
             self._claimed += 1
             if self._claimed == 1 or len(self._hand) > self._lag:
                 rows = self._hand.pop(0)
-                self.size.note(rows, self.seconds(rows) + (COLD if self._claimed == 1 else 0))
+                self.note(rows, self.seconds(rows) + (COLD if self._claimed == 1 else 0))
         return claimed
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A batch that begins when the one before has ended."""
+        self.size.note(rows, seconds, seconds)
 
 
 def rate(batch: float, row: float, sizes: list[int]) -> float:
@@ -86,7 +89,7 @@ def test_no_more_rows_than_pay_are_kept_in_hand() -> None:
 
     found = Work(batch, row).sizes(batches=30)[12:]
 
-    assert max(found) <= 100, found  # where 500 would take the 0.2 s
+    assert max(found) <= 150, found  # where 500 would take the 0.2 s
 
 
 def test_a_good_size_is_found_within_a_few_batches() -> None:
@@ -96,6 +99,23 @@ def test_a_good_size_is_found_within_a_few_batches() -> None:
 
     assert FIRST == found[0]
     assert rate(batch, row, found[-1:]) >= 0.9 / row, found
+
+
+def test_what_a_first_batch_takes_for_connections_does_not_make_the_second_one_small() -> None:
+    batch, row = COSTS["20 ms a batch"]
+
+    _, second = Work(batch, row).sizes(batches=2)
+
+    assert 6 * FIRST <= second <= STEP * FIRST
+
+
+def test_only_the_first_batch_is_forgiven_what_it_takes_for_connections() -> None:
+    size = BatchSize("auto")
+    size.note(FIRST, AIM + COLD, AIM + COLD)
+
+    size.note(FIRST, AIM / 2 + COLD / 2, AIM / 2 + COLD / 2)  # too long for twice as many, unless it is forgiven some
+
+    assert size.rows < FIRST
 
 
 def test_rows_of_seconds_come_one_by_one() -> None:
@@ -149,7 +169,7 @@ def test_one_slow_batch_does_not_throw_the_size_away() -> None:
     work = Work(0.004, 0.000015)
     before = work.sizes(batches=30)[-1]
 
-    work.size.note(before, 60.0)
+    work.note(before, 60.0)
 
     assert before // 2 <= work.size.rows <= 2 * before
 
@@ -158,17 +178,70 @@ def test_a_few_last_rows_do_not_make_the_next_batch_small() -> None:
     work = Work(0.004, 0.000015)
     before = work.sizes(batches=30)[-1]
 
-    work.size.note(3, work.seconds(3))
+    work.note(3, work.seconds(3))
 
     assert before // 2 <= work.size.rows
+
+
+def overlapping(batch: float, row: float, apart: float, batches: int) -> list[int]:
+    """The sizes of batches each of which begins so long before the one before it in its lane has ended."""
+    size, sizes = BatchSize("auto"), []
+    for _ in range(batches):
+        sizes.append(size.rows)
+        behind = batch + row * size.rows
+        size.note(size.rows, behind + apart, behind)
+    return sizes
+
+
+def test_what_overlaps_with_the_batch_before_does_not_count() -> None:
+    batch, row = COSTS["20 kB"]
+
+    found = overlapping(batch, row, apart=0.02, batches=60)[10:]
+
+    assert max(found) <= 150, found  # by what they take from claim to end: three times as many
+    assert rate(batch, row, found) >= 0.9 / (row + batch / 100), found
+
+
+def test_the_time_that_a_batch_is_to_keep_to_is_that_from_its_claim_to_its_end() -> None:
+    batch, row = COSTS["20 ms a batch"]
+
+    found = overlapping(batch, row, apart=0.1, batches=60)[20:]
+
+    assert max(batch + row * size + 0.1 for size in found) < 1.2 * AIM, found
+
+
+@pytest.mark.parametrize("row", [0.001, 0.02])
+def test_lanes_that_wait_for_one_another_do_not_make_batches_larger_and_larger(row: float) -> None:
+    size, free, ends = BatchSize("auto"), 0.0, [0.0] * 16
+    seconds = []
+    for number in range(2_000):
+        lane, rows = number % 16, size.rows
+        began, ends[lane] = ends[lane], max(ends[lane], free) + row * rows
+        free = ends[lane]
+        size.note(rows, free - began, free - began)
+        seconds.append(free - began)
+
+    assert max(seconds[100:]) < 8 * LONGEST
+    assert sum(seconds[100:]) / 1_900 < 2 * LONGEST
+
+
+def test_the_size_is_steady_when_it_has_been_found() -> None:
+    work = Work(*COSTS["200 B"], lag=0)
+    at_first = work.size.steady
+    work.sizes(batches=2)
+    growing = work.size.steady
+    work.sizes(batches=10)
+
+    assert (False, False, True) == (at_first, growing, work.size.steady)
 
 
 def test_a_size_that_was_given_stays() -> None:
     size = BatchSize(500)
 
-    size.note(500, 60.0)
+    size.note(500, 60.0, 60.0)
 
     assert 500 == size.rows
+    assert size.steady
 
 
 def test_pieces_of_a_batch_are_reckoned_from_the_most_it_may_have() -> None:

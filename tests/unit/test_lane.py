@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -73,6 +75,21 @@ async def test_batches_are_written_one_after_the_other() -> None:
 
     writing = [event for event in work.events if not event.startswith("process")]
     assert writing == [f"{what} {n}" for n in range(1, 5) for what in ("write", "done")]
+
+
+async def test_a_batch_knows_when_the_one_before_it_had_ended() -> None:
+    gate = asyncio.Event()
+    work = Work(2, lambda number: gate if number == 1 else None)
+    first, second = work.left
+    running = asyncio.create_task(work.run())
+    await settled()
+    before = time.monotonic()
+
+    gate.set()
+    await running
+
+    assert -math.inf == first.follows
+    assert before <= second.follows <= time.monotonic()
 
 
 async def test_nothing_is_written_behind_a_batch_that_could_not_be() -> None:

@@ -302,7 +302,7 @@ async def test_a_batch_that_suspects_kept_out_waited_with_its_claim() -> None:
 @asynccontextmanager
 async def ahead_of(claim: Callable[[], Any]) -> AsyncIterator[Ahead]:
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        yield Ahead(claim, group.create_task, 1)
+        yield Ahead(claim, group.create_task, 1, lambda: True)
 
 
 async def test_a_lane_waited_for_its_turn_to_be_given_a_batch() -> None:
