@@ -102,10 +102,11 @@ class Replayed:
 
 @dataclass(slots=True)
 class HandControls:
-    """How a run by hand talks to its person: sentences, progress, and a request to stop."""
+    """How a run by hand talks to its person: sentences, progress, what it waits for, and a request to stop."""
 
     tell: Callable[[str], None] = lambda text: None
     on_progress: Callable[[Counts, Sequence[StageCounts]], None] = lambda counts, stages: None
+    awaits: Callable[[str | None], None] = lambda text: None  # what the run cannot go on without; None: it goes on
     control: RunControl = field(default_factory=RunControl)
 
 
@@ -307,7 +308,8 @@ class Application:
             return hand.control.stopping
 
         pools = [Pool(name, size) for name, size in self.settings.pools.items()]
-        return Starter(self.store, self.worker, tools.heartbeat, self.settings.lease, hand.tell, stopping, pools)
+        lease = self.settings.lease
+        return Starter(self.store, self.worker, tools.heartbeat, lease, hand.tell, stopping, pools, hand.awaits)
 
     async def _drive(
         self, tools: Tools, pipeline: Pipeline, run: Run, started: float, hand: HandControls, starter: Starter

@@ -28,6 +28,8 @@ Span = Annotated[timedelta, BeforeValidator(parse_duration)]
 PREFIX = "ETL_"
 # Variables about a job: ETL_PIPELINE__FLIGHTS__BATCH_SIZE.
 JOB_PREFIX = "ETL_PIPELINE__"
+# Variables that are no settings: where the embedded server's programs are, and whose account it runs as.
+OTHER_VARIABLES = ("PG_BIN", "PG_OS_USER")
 DEFAULT = "default"
 
 
@@ -261,6 +263,11 @@ def written_overrides(folder: Path, environment: Mapping[str, str]) -> WrittenOv
     """What is said about jobs in a folder and an environment. Raises `ConfigurationError`."""
     variables = {name: text for name, text in environment.items() if name.upper().startswith(JOB_PREFIX)}
     return WrittenOverrides(read_settings_file(folder).jobs, variables)
+
+
+def known_variables() -> list[str]:
+    """The names of all variables but those about a job, without their prefix."""
+    return [*(name.upper() for name in Settings.model_fields), *OTHER_VARIABLES]
 
 
 def setting_origins(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:

@@ -198,7 +198,8 @@ def read_csv(path: Path, columns: dict[str, Reader]) -> Iterator[list[Any]]:
             for cells in reader:
                 yield _read_line(path, reader.line_num, cells, columns)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise _refusal(path, f"cannot be read: {error}", "give a CSV file, plain or gzipped") from None
+        reason = error.strerror if isinstance(error, OSError) else None  # without a number and the path once more
+        raise _refusal(path, f"cannot be read: {reason or error}", "give a CSV file, plain or gzipped") from None
 
 
 def _opened(path: Path) -> TextIO:

@@ -53,6 +53,7 @@ class Progress:
         self._lock = threading.Lock()
         self._begin()
         self.waits: str | None = None
+        self._awaits: str | None = None
 
     def _begin(self) -> None:
         self._started = time.monotonic()
@@ -72,6 +73,10 @@ class Progress:
                     self._stages.append(StageCounts(stage.name))
                 self._stages[position].add(stage)
 
+    def note_awaits(self, awaits: str | None) -> None:
+        """What the run cannot go on without; None: it goes on."""
+        self._awaits = awaits
+
     def facts(self) -> LiveFacts:
         """As it is at this moment."""
         with self._lock:
@@ -86,6 +91,7 @@ class Progress:
                 rate_mean=self._pace.mean(at),
                 left_s=self._pace.left(at, self._total),
                 waits=self.waits,
+                awaits=self._awaits,
                 stopping=self._hand.control.stopping,
             )
 
@@ -100,7 +106,7 @@ async def by_hand(
         yield hand
         return
     progress = Progress(name, await count(), hand)
-    hand.on_progress = progress.note
+    hand.on_progress, hand.awaits = progress.note, progress.note_awaits
     over = threading.Event()
     redraws = can_redraw(screen())
     look = threading.Thread(target=_look_on, args=(database, progress, over), name="etl-waits", daemon=True)

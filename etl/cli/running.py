@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +15,11 @@ from etl.cli.live import by_hand
 from etl.cli.reporting import tell
 from etl.cli.session import job_named, jobs_here, on_signals, refuse_unknown, with_application
 from etl.cli.talk import program, say, show, show_json
-from etl.config import Settings
+from etl.config import Settings, setting_origins
 from etl.core.ports import Blocker
 from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run, exit_code
 from etl.errors import ConfigurationError, DatabaseUnavailableError
+from etl.postgres.connection_url import database_in
 from etl.postgres.report_store import PostgresReportStore
 from etl.reports.facts import run_facts, skipped_facts
 from etl.runtime.worker import Worker
@@ -105,6 +107,10 @@ def work(settings: Settings) -> int:
 def demonstrate(settings: Settings, flights: Path | None, json: bool) -> int:
     """Load the flights, run the job, and say what to do next."""
     path = flights or demo.jobs_folder() / DEFAULT_FLIGHTS
+    next(demo.read_csv(path, demo.FLIGHT_COLUMNS), None)  # before a server is made for nothing
+    if settings.database_url:  # before anything is changed in it
+        origin = setting_origins(Path.cwd(), os.environ)["database_url"]
+        say(f"the demonstration goes into {database_in(settings.database_url)} ({origin})")
 
     async def main(application: Application) -> int:
         say(f"loading {path.name} into flights_inbox")

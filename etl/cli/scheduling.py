@@ -12,14 +12,16 @@ from typing import Any
 
 from etl.app import Application
 from etl.cli.live import by_hand
+from etl.cli.pauses import paused_facts, pauses
 from etl.cli.session import job_named, jobs_here, no_job, on_signals, require_known, with_application
-from etl.cli.talk import list_width, say, show, show_json
+from etl.cli.talk import list_width, program, say, show, show_json
 from etl.config import Settings
 from etl.core.backfill import Only, fire_times
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Blocker
 from etl.core.run import EXIT_DONE, EXIT_SKIPPED, Run, exit_code
 from etl.core.tick import Tick
+from etl.core.topics import nobody_wants
 from etl.core.trigger import ClockTrigger
 from etl.core.why import why as explained
 from etl.errors import ConfigurationError
@@ -32,13 +34,14 @@ from etl.triggers.messages import checked_topic
 
 
 def next_times(settings: Settings, name: str | None, count: int, json: bool) -> None:
-    """The next fire times, of one job or of all. Asks no database."""
+    """The next fire times, of one job or of all. Of the database only the pauses are asked, as by `etl jobs`."""
     found = jobs_here(settings, quiet=json)
     if name is not None and name not in found.pipelines:
         raise no_job(name, found)
     pipelines = [found.pipelines[each] for each in sorted(found.pipelines) if name is None or each == name]
     upcoming = sorted((each for pipeline in pipelines for each in _upcoming(pipeline, count)), key=lambda each: each[0])
     upcoming = upcoming[:count]
+    paused = pauses(settings) if upcoming else {}
     if json:
         show_json(
             [
@@ -48,6 +51,7 @@ def next_times(settings: Settings, name: str | None, count: int, json: bool) -> 
                     "job": job,
                     "trigger": trigger,
                     "clock_change": _clock_change(moment),
+                    **paused_facts(paused.get(job)),
                 }
                 for moment, job, trigger in upcoming
             ]
@@ -59,11 +63,14 @@ def next_times(settings: Settings, name: str | None, count: int, json: bool) -> 
                 f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
                 job,
                 trigger,
-                _clock_change(moment) or "",
+                ", ".join(filter(None, ["paused" if job in paused else None, _clock_change(moment)])),
             ]
             for moment, job, trigger in upcoming
         ]
         show(FIRE_TIMES.lines(rows, list_width()))
+        for job in sorted({job for _, job, _ in upcoming} & {*paused}):
+            by = paused[job].by or "somebody"
+            say(f"{job} is {paused[job]} by {by}: nothing fires until {program()} resume {job}")
     else:
         say("no fire times: no clock triggers, or none that fires again")
 
@@ -226,14 +233,23 @@ def publish(settings: Settings, topic: str, data: str | None) -> None:
     if not isinstance(facts, dict):
         raise ConfigurationError("not a JSON object", setting="--data", remedy=example)
 
-    async def main(application: Application) -> int:
-        return await send(topic, **facts)
+    async def main(application: Application) -> None:
+        reached = await send(topic, **facts)
+        if reached:
+            say(f"{topic}: sent to {reached} {'trigger' if reached == 1 else 'triggers'}")
+        else:
+            say(nobody_wants(topic, await application.operations.topics(), _topics_here(settings)))
 
-    reached = with_application(settings, main)
-    if reached:
-        say(f"{topic}: sent to {reached} {'trigger' if reached == 1 else 'triggers'}")
-    else:
-        say(f"{topic}: nobody wants it (a job is heard of when a worker first serves it: etl worker)")
+    with_application(settings, main)
+
+
+def _topics_here(settings: Settings) -> dict[str, list[str]]:
+    """The topics that jobs of the project want, with the jobs' names."""
+    topics: dict[str, list[str]] = {}
+    for name, pipeline in jobs_here(settings, quiet=True, refuse=False).pipelines.items():
+        for topic in sorted({topic for trigger in pipeline.source.triggers for topic in trigger.topics}):
+            topics.setdefault(topic, []).append(name)
+    return topics
 
 
 def backfill(settings: Settings, name: str, window: str, only: Only | None, json: bool) -> int:

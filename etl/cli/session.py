@@ -15,6 +15,7 @@ from etl import demo
 from etl.app import EMBEDDED, Application, open_application, start_embedded
 from etl.cli.collector import calm_collector
 from etl.cli.talk import say
+from etl.cli.variables import warn_of_variables
 from etl.config import PREFIX, Settings, load_settings, setting_origins, written_overrides
 from etl.core.overrides import Declarations
 from etl.core.pipeline import Pipeline
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 def settings_here(**flags: Any) -> Settings:
-    """The settings of this call, with logging set up."""
+    """The settings of this call, with logging set up; a word about variables that are nearly settings."""
     set_up_logging()
     settings = load_settings(**flags)
     try:
@@ -46,6 +47,7 @@ def settings_here(**flags: Any) -> Settings:
         place = origin if origin.upper().startswith(PREFIX) else f"{origin} {name}"
         raise ConfigurationError(error.problem, setting=place, remedy=error.remedy) from None
     redact_everywhere(rules)
+    warn_of_variables(settings)
     return settings
 
 

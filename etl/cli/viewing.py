@@ -12,6 +12,7 @@ from uuid import UUID
 from etl import demo
 from etl.app import Application
 from etl.cli.origins import facts_of, general_settings, settings_shown
+from etl.cli.pauses import paused_facts, pauses
 from etl.cli.session import jobs_here, no_job, require_known, with_application
 from etl.cli.talk import list_width, say, screen, show, show_json
 from etl.config import Settings
@@ -92,10 +93,11 @@ async def _chosen(application: Application, found: FoundJobs, name: str | None) 
 
 
 def jobs(settings: Settings, verbose: bool, json: bool) -> int:
-    """The jobs of the project. Asks no database."""
+    """The jobs of the project. Of the database only the pauses are asked, and nothing depends on its answer."""
     found = jobs_here(settings, quiet=json)
     now = datetime.now(UTC)
-    facts = [_job_facts(found, name, now) for name in sorted(found.pipelines)]
+    paused = pauses(settings) if found.pipelines else {}
+    facts = [{**_job_facts(found, name, now), **paused_facts(paused.get(name))} for name in sorted(found.pipelines)]
     if json:
         clashes = [(name, None, str(found.clash(name))) for name in found.clashes]
         lost = [*clashes, *((None, each.module, each.problem) for each in found.broken)]
@@ -112,7 +114,7 @@ def jobs(settings: Settings, verbose: bool, json: bool) -> int:
                 each["source"],
                 each["sink"],
                 "; ".join(each["triggers"].values()) or ("by hand" if each["enabled"] else "disabled"),
-                (each["next_at"] or "-").replace("T", " ").removesuffix("+00:00"),
+                str(paused.get(each["name"]) or (each["next_at"] or "-").replace("T", " ").removesuffix("+00:00")),
             ]
             for each in facts
         ]

@@ -7,6 +7,7 @@ database's name, which servers and error messages show to everybody.
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from etl.errors import ConfigurationError
 
@@ -28,3 +29,23 @@ def require_url(dsn: str, variable: str = "ETL_DATABASE_URL") -> str:
     if not _WHOLE.match(dsn):
         raise unreadable_url(variable)
     return dsn
+
+
+def place_in(dsn: str) -> str:
+    """` at host:port`, where the URL is sure to have come apart at the right places."""
+    parts = urlsplit(dsn)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return ""
+    named = parse_qs(parts.query).get("host", [])
+    place = parts.netloc.rpartition("@")[2] or ", ".join(named)
+    return f" at {place}" if place else ""
+
+
+def database_in(dsn: str) -> str:
+    """`database shop at host:port`, as far as the URL names them; no user and no password.
+
+    Raises `ConfigurationError` as `require_url` does.
+    """
+    parts = urlsplit(require_url(dsn))
+    name = unquote(parts.path.removeprefix("/")) or "".join(parse_qs(parts.query).get("dbname", [])[:1])
+    return f"{f'database {name}' if name else 'the database'}{place_in(dsn)}"

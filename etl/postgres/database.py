@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -26,7 +25,7 @@ from etl.core.sanitise import redact
 from etl.core.spent import SPENT
 from etl.errors import ConfigurationError, DatabaseUnavailableError, EtlError
 from etl.postgres.codecs import set_codecs
-from etl.postgres.connection_url import require_url, unreadable_url
+from etl.postgres.connection_url import place_in, require_url, unreadable_url
 from etl.postgres.faults import classify, sqlstate_of
 
 logger = logging.getLogger("etl.postgres")
@@ -264,20 +263,10 @@ def unreachable(error: BaseException, dsn: str, variable: str = "ETL_DATABASE_UR
         return unreadable_url(variable)
     if isinstance(error, (OSError, TimeoutError)):
         return DatabaseUnavailableError(
-            f"no connection to the database{_place(dsn)}: {text} ({remedy}: host, port, is the server up?)"
+            f"no connection to the database{place_in(dsn)}: {text} ({remedy}: host, port, is the server up?)"
         )
     if "unsupported startup parameter" in text:
         remedy = _POOLED
     elif classify(error) is Fault.infrastructure:
         return DatabaseUnavailableError(f"the database does not take connections now: {text}")
     return ConfigurationError(f"cannot connect: {text}", setting="database", remedy=remedy)
-
-
-def _place(dsn: str) -> str:
-    """` at host:port`, where the URL is sure to have come apart at the right places."""
-    parts = urlsplit(dsn)
-    if "@" in parts.path + parts.query + parts.fragment:
-        return ""
-    named = parse_qs(parts.query).get("host", [])
-    place = parts.netloc.rpartition("@")[2] or ", ".join(named)
-    return f" at {place}" if place else ""

@@ -51,6 +51,14 @@ class Operations:
         rows = await self._database.unit(lambda connection: connection.fetch(statement("list_ticks"), job, limit))
         return [_tick(row) for row in rows]
 
+    async def topics(self) -> list[str]:
+        """The topics that triggers want; none for whoever may publish but not read."""
+        try:
+            rows = await self._database.unit(lambda connection: connection.fetch(statement("list_topics")))
+        except asyncpg.InsufficientPrivilegeError:
+            return []
+        return [row["topic"] for row in rows]
+
     async def then(self, job: str, start: datetime, end: datetime) -> JobThen:
         """What is recorded about a job in a stretch of time (`end` left out)."""
 

@@ -23,7 +23,8 @@ _FOR_STAGES = 50  # a narrower screen has no room for their table
 class LiveFacts:
     """A run at one moment. `total`: rows there are to do, as counted before it began; None where nobody knows.
 
-    Rates are rows a second, None before there is one; `left_s` is None where it cannot be told.
+    Rates are rows a second, None before there is one; `left_s` is None where it cannot be told. `waits`: what the
+    database waits for; `awaits`: what the run cannot go on without, which says why nothing else happens.
     """
 
     job: str
@@ -35,6 +36,7 @@ class LiveFacts:
     rate_mean: float | None = None
     left_s: float | None = None
     waits: str | None = None
+    awaits: str | None = None
     stopping: bool = False
 
 
@@ -51,14 +53,16 @@ def render_live(facts: LiveFacts, *, width: int, paint: Paint = plain) -> list[s
     if facts.stages and width >= _FOR_STAGES:
         lines.append([])
         lines += [[("", f" {text}"), ("bar", bar)] for text, bar in stage_table(facts.stages, width - 1)]
-    if facts.waits:
+    if facts.awaits:
+        lines += [[], *_lines("warn", f"waiting: {facts.awaits}", width)]
+    elif facts.waits:
         lines += [[], *_lines("warn" if "lock" in facts.waits else "", f"database: {facts.waits}", width)]
     return painted([_fitted(line, width) for line in lines], paint)
 
 
 def one_line(facts: LiveFacts) -> str:
     """The same where nothing can be redrawn."""
-    parts = [_amount(facts), *_pace(facts)]
+    parts = [_amount(facts), *_pace(facts), f"waiting: {facts.awaits}" if facts.awaits else ""]
     return f"{words.one_line(facts.job)}: {', '.join(part for part in parts if part)}"
 
 

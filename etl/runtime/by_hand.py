@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -16,7 +17,8 @@ _LOOK_AGAIN = 0.2  # seconds
 
 
 class Starter:
-    """Starts runs for a person. `tell` gets sentences about what is being waited for."""
+    """Starts runs for a person. `tell` gets sentences about what is being waited for; `awaits` gets what that is at the
+    moment, in a few words, again and again, and None when it is over."""
 
     def __init__(
         self,
@@ -27,6 +29,7 @@ class Starter:
         tell: Callable[[str], None],
         stopping: Callable[[], bool],
         pools: Sequence[Pool] = (),
+        awaits: Callable[[str | None], None] = lambda text: None,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -35,6 +38,7 @@ class Starter:
         self._tell = tell
         self._stopping = stopping
         self._pools = pools
+        self._awaits = awaits
 
     async def start(self, request: RunRequest) -> tuple[Run | Blocker, float]:
         """The run, recorded as running here, or the active run that blocks it; and when (`time.monotonic()`).
@@ -47,6 +51,7 @@ class Starter:
             started = time.monotonic()
             outcome = await self._store.start(request, self._worker, self._lease)
             if isinstance(outcome, Run):
+                self._awaits(None)
                 return outcome, started
             if outcome.lost:
                 reaped.add(outcome.run_id)
@@ -54,6 +59,7 @@ class Starter:
             elif outcome.state is RunState.queued and not self._stopping():
                 adopted = await self._adopt(outcome, bool(reaped))
                 if adopted is not None:
+                    self._awaits(None)
                     return adopted, started
             else:
                 return outcome, started
@@ -68,11 +74,13 @@ class Starter:
             names = ", ".join(str(run_id) for run_id in run_ids)
             self._tell(f"run {names} shows no sign of life; taking over in {min(probation, lease):.0f} s")
         while not self._stopping():
+            self._awaits(_taking_over(run_ids, min(self._heartbeat.probation_left(), self._lease.total_seconds())))
             if self._heartbeat.may_judge():
                 await self._store.reap(run_ids, self._heartbeat.may_judge)
                 if not await self._any_lost(run_ids):  # else one of their batches is being completed this moment
-                    return
+                    break
             await asyncio.sleep(_LOOK_AGAIN)
+        self._awaits(None)
 
     async def _any_lost(self, run_ids: Sequence[UUID]) -> bool:
         found = [await self._store.read(run_id) for run_id in run_ids]
@@ -87,5 +95,17 @@ class Starter:
             )
             if run is not None:
                 return run
+        self._awaits(f"run {_short(queued.run_id)} is queued, starting it unless a worker does")
         await asyncio.sleep(_LOOK_AGAIN)
         return None
+
+
+def _taking_over(run_ids: Sequence[UUID], left: float) -> str:
+    """What is awaited before others' rows can be had. `left`: seconds of this process's own probation."""
+    names = ", ".join(map(_short, run_ids))
+    when = f"in {math.ceil(left)} s" if left > 0 else "now"
+    return f"run {names} shows no sign of life, taking over its rows {when}"
+
+
+def _short(run_id: UUID) -> str:
+    return str(run_id)[:8]

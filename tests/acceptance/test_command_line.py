@@ -435,13 +435,15 @@ async def test_a_limit_claims_so_many_rows_and_not_one_more(
     assert [*range(1, 11)] == [row["id"] for row in await db.fetch("SELECT id FROM dst ORDER BY id")]
 
 
-def test_jobs_are_listed_without_asking_any_database(tmp_path: Path) -> None:
+def test_jobs_are_listed_whether_or_not_a_database_answers(tmp_path: Path) -> None:
     project = Project(tmp_path, "postgresql://nobody@127.0.0.1:1/nothing")
     project.write_job(JOBS)
 
-    words, facts = project.etl("jobs"), project.etl("jobs", "--json")
+    words, facts = project.etl("jobs", env={"ETL_LAESE": "9s"}), project.etl("jobs", "--json")
 
     assert (0, 0) == (words.code, facts.code)
+    assert 1 == words.err.count("there is no variable ETL_LAESE, it is not looked at (did you mean ETL_LEASE?)")
+    assert "which jobs are paused is not known: no connection to the database at 127.0.0.1:1" in words.err
     assert words.out.splitlines()[0].split("  ")[0] == "job"
     assert ["copy", "hurried", "printed", "strict"] == [line.split()[0] for line in words.out.splitlines()[1:]]
     copy, printed = facts.json[0], facts.json[2]

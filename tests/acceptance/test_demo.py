@@ -179,7 +179,11 @@ async def test_a_file_of_ones_own_is_run_plain_or_gzipped_in_its_own_order(proje
 
     fine = await etl(project, "demo", "--flights", write(project, [TO_HOUSTON]), "--json")
 
+    name = await db.fetchval("SELECT current_database()")
     assert 0 == mixed.code
+    first = mixed.err.splitlines()[0]
+    assert first.startswith(f"the demonstration goes into database {name}")
+    assert first.endswith(" (ETL_DATABASE_URL)")
     assert "books balance: 3 claimed = 1 written + 1 filtered + 1 quarantined" in mixed.out
     assert "1 flight goes to an airport that the list lacks" in mixed.out
     assert [(1, "BQN", 544, "N804JB"), (2, "RDU", None, None), (3, "IAH", 517, "N14228")] == inbox
@@ -280,7 +284,10 @@ async def test_a_wrong_file_leaves_a_loaded_demo_as_it_was(project: Project, db:
     )
 
     assert [(2, "")] * 2 == [(missing.code, missing.out), (wrong.code, wrong.out)]
-    assert "etl: nowhere.csv: cannot be read: [Errno 2]" in missing.err
+    assert (
+        "etl: nowhere.csv: cannot be read: No such file or directory (give a CSV file, plain or gzipped)" in missing.err
+    )
+    assert "loading" not in missing.err
     assert "wrong.csv: line 2 has 20 cells, not 19 (correct the line)" in wrong.err
     assert before == await db.fetch("SELECT run_id, state FROM etl.run")
     assert 1 == await db.fetchval("SELECT count(*) FROM flight")

@@ -92,6 +92,7 @@ async def test_a_message_from_the_command_line_from_sql_and_from_a_row_trigger_r
 ) -> None:
     watching = shop.etl("sql", "watch", "shop.Order Inbox", "refunds")
     nobody = shop.etl("publish", "orders")
+    mistyped = shop.etl("publish", "ordesr")
 
     async with working(shop, db):
         await db.execute(watching.out)
@@ -108,7 +109,8 @@ async def test_a_message_from_the_command_line_from_sql_and_from_a_row_trigger_r
         {"messages": [{"shop": 8}]},
     ] == (await notes(db))
     assert "orders: sent to 1 trigger" in sent.err
-    assert "nobody wants it" in nobody.err
+    assert "nobody wants it yet, it is not kept (news will be heard of" in nobody.err
+    assert (0, True) == (mistyped.code, "(did you mean orders?)" in mistyped.err)
 
 
 async def test_a_trigger_of_ones_own_waits_in_the_worker_and_its_arguments_reach_the_cycle(
@@ -148,6 +150,11 @@ def test_next_tells_local_time_and_utc_and_the_days_on_which_clocks_change(shop:
 
 async def test_a_paused_job_does_nothing_until_it_is_resumed(shop: Project, db: Db) -> None:
     paused = shop.etl("pause", "news")
+    await db.execute("INSERT INTO etl.job (job, paused_at, paused_by) VALUES ('nightly', now(), 'ada')")
+    facts, listed, upcoming = await asyncio.gather(
+        *(asyncio.to_thread(shop.etl, *words) for words in (("jobs", "--json"), ("jobs",), ("next", "nightly")))
+    )
+    await db.execute("DELETE FROM etl.job WHERE job = 'nightly'")
     async with working(shop, db):
         await db.execute("SELECT etl.publish('orders')")
         shop.etl("run", "nightly")  # a process that comes and goes while nothing happens
@@ -158,6 +165,10 @@ async def test_a_paused_job_does_nothing_until_it_is_resumed(shop: Project, db: 
     assert (0, 0) == (paused.code, resumed.code)
     assert "news is paused since" in paused.err
     assert 1 == waiting
+    assert [None, True, True, None] == [job["paused_at"] and "+00:00" in job["paused_at"] for job in facts.json]
+    assert ["news", "nightly"] == [line.split()[0] for line in listed.out.splitlines() if "paused since 2" in line]
+    assert "  paused" in upcoming.out.splitlines()[1]
+    assert re.search("nightly is paused since .* by ada: nothing fires until .*etl.* resume nightly", upcoming.err)
     assert "was not paused" in shop.etl("resume", "news").err
     assert 2 == shop.etl("pause", "newz").code
 

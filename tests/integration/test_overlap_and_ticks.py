@@ -487,11 +487,21 @@ async def working(
         await task
 
 
-async def by_hand(database: Database, *, lease: timedelta = LEASE, told: list[str] | None = None) -> Run | Blocker:
+async def by_hand(
+    database: Database,
+    *,
+    lease: timedelta = LEASE,
+    told: list[str] | None = None,
+    awaited: list[str | None] | None = None,
+) -> Run | Blocker:
     """`etl run job`."""
-    tell = told.append if told is not None else lambda text: None
+    hand = HandControls()
+    if told is not None:
+        hand.tell = told.append
+    if awaited is not None:
+        hand.awaits = awaited.append
     application = Application(Settings(lease=lease), database, NoTracing())
-    return await application.run_job(pipeline(), HandControls(tell=tell))
+    return await application.run_job(pipeline(), hand)
 
 
 async def test_of_two_runs_started_by_hand_at_once_one_runs_and_the_other_is_told_which(where: Where, db: Db) -> None:
@@ -606,8 +616,9 @@ async def test_a_dead_run_blocks_a_run_by_hand_for_one_probation_and_no_longer(
     await lay_out(db, 5)
     dead = await record_run(db, "running", lease="0 s")
     told: list[str] = []
+    awaited: list[str | None] = []
 
-    outcome = await by_hand(database, lease=SHORT, told=told)
+    outcome = await by_hand(database, lease=SHORT, told=told, awaited=awaited)
 
     assert isinstance(outcome, Run)
     assert (RunState.succeeded, 5, MANUAL) == (outcome.state, outcome.counts.written, outcome.trigger)
@@ -616,6 +627,9 @@ async def test_a_dead_run_blocks_a_run_by_hand_for_one_probation_and_no_longer(
     )
     assert SHORT <= after <= SHORT + SLACK
     assert [f"run {dead} shows no sign of life; taking over in 1 s"] == told
+    silent = f"run {str(dead)[:8]} shows no sign of life, taking over its rows"
+    assert [f"{silent} in 1 s", f"{silent} now", None] == list(dict.fromkeys(awaited))
+    assert awaited[-1] is None
 
 
 async def test_a_dead_run_is_ended_by_a_worker_after_its_probation_and_ticks_run_again(where: Where, db: Db) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etl.errors import ConfigurationError
-from etl.postgres.connection_url import require_url
+from etl.postgres.connection_url import database_in, require_url
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,18 @@ def test_any_other_is_refused_by_its_variable_and_without_its_password(url: str)
 
     assert str(refusal.value).startswith("WAREHOUSE_URL: cannot be read as a URL (write postgresql://")
     assert not any(piece in str(refusal.value) for piece in ("S3", "cret@"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        ("database shop at db.example:5433", "postgresql://ada:S3cret@db.example:5433/shop"),
+        ("database shop at h1:5432,h2", "postgres://h1:5432,h2/shop?sslmode=require"),
+        ("database a b at /run/pg", "postgresql:///a%20b?host=/run/pg&password=S3cret"),
+        ("database shop", "postgresql:///?dbname=shop"),
+        ("the database at h", "postgresql://u:S3cret@h"),
+        ("the database", "postgresql://?user=u@realm"),
+    ],
+)
+def test_a_database_is_named_with_its_host_and_without_its_password(expected: str, url: str) -> None:
+    assert expected == database_in(url)

@@ -75,6 +75,17 @@ def test_what_steers_a_terminal_is_shown_as_text() -> None:
     assert not [line for line in render_live(odd, width=80) if "\x1b" in line or "\n" in line]
 
 
+def test_a_run_that_waits_for_a_dead_one_says_so_and_not_that_there_is_nothing_to_do() -> None:
+    awaits = "run 0190a1b2 shows no sign of life, taking over its rows in 12 s"
+    waiting = replace(SCREENS["live-beginning"], waits="nothing to do, the job itself waits", awaits=awaits)
+
+    screen = render_live(waiting, width=80)
+
+    assert f" waiting: {awaits}" == screen[-1]
+    assert "nothing to do" not in "".join(screen)
+    assert one_line(waiting).endswith(f", waiting: {awaits}")
+
+
 def test_rows_that_came_meanwhile_make_no_share_over_the_whole() -> None:
     lines = render_live(replace(UNDERWAY, total=12_000, left_s=None), width=80)
 

@@ -1,0 +1,2 @@
+-- The topics that triggers want -> topic.
+SELECT DISTINCT topic FROM etl.subscription
