@@ -30,9 +30,8 @@ from tests.kit import Project
 from tests.places import DISK, MEMORY, SHARED, fast_place
 
 LEASE = timedelta(seconds=2)
-PATIENT = timedelta(
-    seconds=30
-)  # as without a setting; half of it is how long a transaction may stand still, on a busy machine, too
+# As without a setting. Half of it is how long a transaction may stand still, and a busy machine lets it.
+PATIENT = timedelta(seconds=30)
 
 # The same examples every time, and no verdict by the clock: what fails here fails everywhere.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
@@ -150,16 +149,18 @@ async def db(where: Where) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patience() -> Iterator[None]:
     """Tests beside this one have transactions open in the same cluster, for which a cursor waits, and keep it busy."""
-    monkeypatch.setattr(cursor, "PATIENCE_SECONDS", 60.0)
-    monkeypatch.setattr(backlog, "PATIENCE", timedelta(seconds=60))
+    with pytest.MonkeyPatch.context() as patch:  # the test's own one is undone before what the test asked for
+        patch.setattr(cursor, "PATIENCE_SECONDS", 60.0)
+        patch.setattr(backlog, "PATIENCE", timedelta(seconds=60))
+        yield
 
 
 @pytest.fixture
 def lease() -> timedelta:
-    """The lease of `database`: short. A module that is not about leases has its own, see `PATIENT`."""
-    return LEASE
+    """The lease of `database`: as without a setting. A module that waits for leases to end has a short one, `LEASE`."""
+    return PATIENT
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from etl.config import Settings
 from etl.core.sink import Sink
 from etl.postgres.database import Database
 from etl.postgres.embedded import EmbeddedServer
-from tests.conftest import LEASE, Where
+from tests.conftest import PATIENT, Where
 from tests.kit import NoTracing, Project
 from tests.places import fast_place
 
@@ -143,7 +143,7 @@ WRONG = {
 @pytest.fixture
 async def application(db: Db, database: Database) -> Application:
     await db.execute("SET allow_system_table_mods = on;" + TABLES)
-    return Application(Settings(lease=LEASE), database, NoTracing())
+    return Application(Settings(lease=PATIENT), database, NoTracing())
 
 
 def everything(dsn: str) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from etl.config import Settings
 from etl.core.run import Run
 from etl.jobs import find_jobs
 from etl.postgres.database import Database
-from tests.conftest import LEASE
+from tests.conftest import PATIENT
 from tests.docs.test_docs import ROOT, blocks
 from tests.kit import NoTracing, Project
 
@@ -28,7 +28,7 @@ async def test_the_page_about_tables_that_are_only_read_works(project: Project, 
     found = find_jobs(["jobs"], project.folder)
 
     async def run(job: str) -> Run:
-        ended = await Application(Settings(lease=LEASE), database, NoTracing()).run_job(
+        ended = await Application(Settings(lease=PATIENT), database, NoTracing()).run_job(
             found.pipelines[job], HandControls()
         )
         assert isinstance(ended, Run)

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,15 +20,9 @@ from etl.postgres.one_statement import BUCKET
 from etl.postgres.resolution import resolve_sink, resolve_source
 from etl.postgres.user_table import UserTable
 from tests.battery import Db
-from tests.conftest import PATIENT, Where
+from tests.conftest import Where
 from tests.faults import Cut
 from tests.protocol import Scene, counted, failing, faulty, open_scene, written
-
-
-@pytest.fixture
-def lease() -> timedelta:
-    """Nothing here is about leases, and whoever holds a transaction need not be in a hurry."""
-    return PATIENT
 
 
 @pytest.fixture

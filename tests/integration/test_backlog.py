@@ -20,7 +20,7 @@ from etl.core.run import Run, RunState
 from etl.postgres.backlog import SourceBacklog
 from etl.postgres.database import Database
 from tests.benchmarks.server_log import kind
-from tests.conftest import LEASE, Where
+from tests.conftest import PATIENT, Where
 from tests.faults import Cut
 from tests.kit import NoTracing
 from tests.protocol import faulty, open_scene
@@ -54,7 +54,7 @@ async def application(db: Db, where: Where) -> AsyncIterator[Application]:
     await db.execute(
         "INSERT INTO src (id, at) SELECT g, '2024-02-29'::timestamptz + g * interval '1 s' FROM generate_series(1, 30) g"
     )
-    settings = Settings(lease=LEASE)
+    settings = Settings(lease=PATIENT)
     database = Database(replace(connection_settings(settings, where.dsn), max_connections=1))
     await database.open()
     yield Application(settings, database, NoTracing())

@@ -24,7 +24,7 @@ from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError, RunLostError
 from etl.postgres.claim import spare_of
 from etl.postgres.database import Database
-from tests.conftest import LEASE, Where
+from tests.conftest import PATIENT, Where
 from tests.faults import Cut
 from tests.kit import NoTracing
 from tests.protocol import DONE, PENDING, Holder, Scene, failing, faulty, ids, open_scene
@@ -540,7 +540,7 @@ async def test_a_limited_run_takes_so_many_rows_and_the_next_goes_on_behind_them
     await scene.fill(20)
     source = BatchProcessingSource("src", pending="status = 'pending'", done="status = 'done'", batch_size=3)
     job = Pipeline("job", source, _without_status, PostgresSink("dst"))
-    application = Application(Settings(lease=LEASE), database, NoTracing())
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
 
     runs = [await application.run_job(job, HandControls(), limit=limit) for limit in (7, 2, None)]
 

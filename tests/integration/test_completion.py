@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -28,10 +28,16 @@ from etl.postgres.completion import Completion
 from etl.postgres.database import Database
 from etl.postgres.statements import statement
 from etl.runtime import driven
-from tests.conftest import LEASE, Where
+from tests.conftest import LEASE, PATIENT, Where
 from tests.faults import Cut
 from tests.kit import NoTracing, a_job, eventually, processed_to, schedules
 from tests.protocol import Scene, counted, failing, faulty, ids, open_scene, written
+
+
+@pytest.fixture
+def lease() -> timedelta:
+    """A locked row is waited for as long as the lease allows."""
+    return LEASE
 
 
 @pytest.fixture(params=[True, False], ids=["at once", "in turn"])
@@ -300,7 +306,7 @@ async def _ordinary_user(scene: Scene, where: Where) -> AsyncIterator[Database]:
         CREATE ROLE {role};
         GRANT USAGE ON SCHEMA etl TO {role};
         GRANT ALL ON ALL TABLES IN SCHEMA etl, public TO {role}""")
-    database = Database(connection_settings(Settings(lease=LEASE), f"{where.dsn}&role={role}"))
+    database = Database(connection_settings(Settings(lease=PATIENT), f"{where.dsn}&role={role}"))
     await database.open()
     try:
         yield database
@@ -716,7 +722,7 @@ async def test_quarantining_never_fails(scene: Scene, db: Any) -> None:
 
 
 def _application(database: Database) -> Application:
-    return Application(Settings(lease=LEASE), database, NoTracing())
+    return Application(Settings(lease=PATIENT), database, NoTracing())
 
 
 async def test_a_replay_takes_quarantined_rows_and_nothing_else(scene: Scene, database: Database) -> None:

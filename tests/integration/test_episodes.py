@@ -25,7 +25,7 @@ from etl.postgres.oldest import OldestRows
 from etl.postgres.run_store import PostgresRunStore
 from etl.runtime.telling import Teller
 from etl.runtime.watching import Watcher
-from tests.conftest import LEASE
+from tests.conftest import PATIENT
 from tests.kit import NoTracing, a_job, schedules
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -266,7 +266,7 @@ async def test_a_run_by_hand_tells_before_its_process_goes(database: Database, d
         raise ValueError("poison")
 
     job = Pipeline("job", source, refuse, PostgresSink("dst"), max_quarantined=0, on_event=heard)
-    run = await Application(Settings(lease=LEASE), database, NoTracing()).run_job(job, HandControls())
+    run = await Application(Settings(lease=PATIENT), database, NoTracing()).run_job(job, HandControls())
 
     assert isinstance(run, Run)
     assert ["quarantined"] == heard.kinds
@@ -426,7 +426,7 @@ async def test_a_column_that_tells_no_time_is_a_fault_of_the_job_and_stops_no_wa
     monkeypatch.setattr(logging.getLogger("etl"), "propagate", True)
 
     await replica.watcher.look_at_backlog(job)
-    findings = await Application(Settings(lease=LEASE), database, NoTracing()).check(job)
+    findings = await Application(Settings(lease=PATIENT), database, NoTracing()).check(job)
 
     assert said in caplog.text
     assert [True] == [said in str(fault) and "pending_since" in str(fault) for fault in findings.faults]

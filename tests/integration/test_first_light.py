@@ -9,7 +9,7 @@ from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.run import Run, RunState
 from etl.postgres.database import Database
-from tests.conftest import LEASE
+from tests.conftest import PATIENT
 from tests.kit import NoTracing
 
 
@@ -31,7 +31,7 @@ async def test_a_run_accounts_for_every_row(db: Any, database: Database) -> None
         shout,
         PostgresSink("dst", key="id"),
     )
-    application = Application(Settings(lease=LEASE), database, NoTracing())
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
 
     run = await application.run_job(job, HandControls())
 

@@ -24,7 +24,7 @@ from etl.errors import ConfigurationError
 from etl.postgres import claims, cursor, ledger
 from etl.postgres.database import Database
 from etl.runtime import driven
-from tests.conftest import LEASE, Where
+from tests.conftest import LEASE, PATIENT, Where
 from tests.kit import NoTracing, eventually
 from tests.protocol import Holder, Scene, counted, failing, ids, open_scene
 
@@ -69,7 +69,7 @@ def job(way: str, *parts: Any, name: str = "job", **options: Any) -> Pipeline:
 
 async def run(database: Database, pipeline: Pipeline) -> Run:
     """Run a job here, from start to end."""
-    ended = await Application(Settings(lease=LEASE), database, NoTracing()).run_job(pipeline, HandControls())
+    ended = await Application(Settings(lease=PATIENT), database, NoTracing()).run_job(pipeline, HandControls())
     assert isinstance(ended, Run)
     return ended
 
@@ -94,7 +94,7 @@ async def test_each_row_is_processed_once_by_a_user_who_may_only_read_the_table(
         CREATE ROLE {role};
         GRANT USAGE ON SCHEMA etl TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA etl TO {role};
         GRANT SELECT ON events TO {role}; GRANT INSERT ON dst TO {role}""")
-    reading = Database(connection_settings(Settings(lease=LEASE), f"{where.dsn}&role={role}"))
+    reading = Database(connection_settings(Settings(lease=PATIENT), f"{where.dsn}&role={role}"))
     await reading.open()
     try:
         first = await run(reading, job(way))
@@ -409,7 +409,7 @@ async def test_a_replay_by_hand_takes_what_was_set_aside(scene: Scene, database:
     first = await run(database, pipeline)
     broken = False
     second = await run(database, pipeline)
-    application = Application(Settings(lease=LEASE), database, NoTracing())
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
     replayed = await application.replay(pipeline, HandControls(), error=None, run_id=None)
 
     assert [(10, 2), (0, 0)] == [(each.counts.written, each.counts.quarantined) for each in (first, second)]
@@ -440,6 +440,7 @@ async def test_rows_in_retry_are_neither_lost_nor_doubled(
 
 
 @BOTH
+@pytest.mark.parametrize("lease", [LEASE])  # which says how long a lock is waited for
 async def test_a_result_that_meets_a_lock_in_the_sink_is_written_later(scene: Scene, where: Where, way: str) -> None:
     """By ledger its row is deferred; by cursor its batch waits for the lock."""
     await scene.execute("CREATE TABLE keyed (id bigint PRIMARY KEY, v text); INSERT INTO keyed VALUES (5, 'held')")
@@ -532,11 +533,11 @@ async def test_entries_of_rows_that_are_gone_can_be_dropped(scene: Scene, databa
     await run(database, pipeline)
     await scene.execute("DELETE FROM events WHERE id > 12")
 
-    dropped = await Application(Settings(lease=LEASE), database, NoTracing()).tidy_ledger(pipeline)
+    dropped = await Application(Settings(lease=PATIENT), database, NoTracing()).tidy_ledger(pipeline)
     again = await run(database, pipeline)
 
     with pytest.raises(ConfigurationError, match="has no ledger"):
-        await Application(Settings(lease=LEASE), database, NoTracing()).tidy_ledger(job("cursor"))
+        await Application(Settings(lease=PATIENT), database, NoTracing()).tidy_ledger(job("cursor"))
     assert 8 == dropped
     assert 12 == await scene.value("SELECT count(*) FROM etl.processed")
     assert 0 == again.counts.claimed
@@ -675,7 +676,7 @@ def test_a_declaration_that_cannot_be_right_is_refused(declared: dict[str, Any],
 
 async def test_what_does_not_fit_the_table_is_found_by_a_check(scene: Scene, database: Database) -> None:
     """Each with a remedy."""
-    application = Application(Settings(lease=LEASE), database, NoTracing())
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
 
     async def faults(prepared: str = "SELECT", **declared: Any) -> list[str]:
         pipeline = Pipeline("job", BatchProcessingSource("events", **declared), copied, PostgresSink("dst"))
@@ -717,7 +718,7 @@ async def test_a_check_tells_of_a_missing_index_and_of_who_holds_the_cursor_back
     await eventually(lambda: scene.value("SELECT pg_snapshot_xmin(pg_current_snapshot()) = $1", oldest))
     monkeypatch.setattr(cursor, "PATIENCE_SECONDS", 0.05)
 
-    findings = await Application(Settings(lease=LEASE), database, NoTracing()).check(job("cursor"))
+    findings = await Application(Settings(lease=PATIENT), database, NoTracing()).check(job("cursor"))
     await other.close()
 
     index, holder = findings.advice

@@ -21,7 +21,7 @@ from etl.errors import ConfigurationError
 from etl.postgres.database import Database
 from etl.postgres.run_store import PostgresRunStore
 from tests.benchmarks.claiming import claim, claims_of, finish
-from tests.conftest import LEASE, Where
+from tests.conftest import PATIENT, Where
 from tests.kit import NoTracing, eventually
 from tests.protocol import Scene, counted, open_scene
 
@@ -49,7 +49,7 @@ def plain(context: Context, row: dict[str, Any]) -> dict[str, Any]:
 
 async def run(database: Database, origin: BatchProcessingSource, *parts: Any, job: str = "job") -> Run:
     pipeline = Pipeline(job, origin, *parts, PostgresSink("dst"), overlap_key=f"{job}-{uuid4()}")
-    ended = await Application(Settings(lease=LEASE), database, NoTracing()).run_job(pipeline, HandControls())
+    ended = await Application(Settings(lease=PATIENT), database, NoTracing()).run_job(pipeline, HandControls())
     assert isinstance(ended, Run)
     return ended
 
@@ -91,7 +91,7 @@ async def test_what_names_a_row_outside_does_not_change_with_its_priority(scene:
     for priority in (3, 1):
         await scene.execute("UPDATE src SET status = 'pending', priority = $1::int", priority)
         job = Pipeline("job", source(order_by="priority"), Outside())
-        await Application(Settings(lease=LEASE), database, NoTracing()).run_job(job, HandControls())
+        await Application(Settings(lease=PATIENT), database, NoTracing()).run_job(job, HandControls())
 
     assert seen == ["public.src:7", "public.src:7"]
 
@@ -107,7 +107,7 @@ async def test_a_failed_row_is_replayed_under_its_priority(scene: Scene, databas
         return {"id": row["id"]}
 
     job = Pipeline("job", source(order_by="priority"), picky, PostgresSink("dst"))
-    application = Application(Settings(lease=LEASE), database, NoTracing())
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
     await application.run_job(job, HandControls())
     await scene.execute("UPDATE src SET v = NULL WHERE id = 2")
     again = await application.run_job(job, HandControls())
@@ -285,7 +285,7 @@ async def test_a_locked_row_is_waited_for_where_rows_keep_their_order(scene: Sce
     await lock.start()
     await db.execute("SELECT FROM src WHERE id = 2 FOR UPDATE")
     hasty = Database(
-        replace(connection_settings(Settings(lease=LEASE), where.dsn), lock_timeout=timedelta(seconds=0.2))
+        replace(connection_settings(Settings(lease=PATIENT), where.dsn), lock_timeout=timedelta(seconds=0.2))
     )
     await hasty.open()
 

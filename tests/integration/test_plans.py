@@ -20,7 +20,7 @@ import pytest
 from etl.app import connection_settings
 from etl.config import Settings
 from etl.postgres.database import Database
-from tests.conftest import LEASE, Where
+from tests.conftest import PATIENT, Where
 from tests.protocol import Holder, Scene, ids, open_scene, written
 
 ROWS, WAITING, BATCH = 1_000_000, 10_000, 1_000
@@ -115,7 +115,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @asynccontextmanager
 async def _explainer(scene: Scene, where: Where) -> AsyncIterator[tuple[Holder, Explainer]]:
     """A run with one connection, which outlives a machine that stands still for a while, and who listens to it."""
-    settings = connection_settings(Settings(lease=LEASE, connections=2), where.dsn)
+    settings = connection_settings(Settings(lease=PATIENT, connections=2), where.dsn)
     database = Database(replace(settings, max_connections=1, idle_timeout=timedelta(minutes=5)))
     await database.open()
     try:

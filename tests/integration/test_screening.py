@@ -17,19 +17,13 @@ from etl.core.batch import Batch, Failure, Processed, Turn, now
 from etl.errors import RunLostError
 from etl.postgres import at_once, screening
 from etl.postgres.database import Database
-from tests.conftest import PATIENT, Where
+from tests.conftest import Where
 from tests.faults import Cut
 from tests.protocol import Holder, Scene, counted, faulty, ids, open_scene
 
 ROWS, SIZE = 30, 10  # three batches
 
 Result = Callable[[int], Any]
-
-
-@pytest.fixture
-def lease() -> timedelta:
-    """Nothing here is about leases."""
-    return PATIENT
 
 
 @pytest.fixture

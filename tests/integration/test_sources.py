@@ -20,7 +20,7 @@ from etl.config import Settings
 from etl.core.run import Run, RunState
 from etl.errors import ConfigurationError
 from etl.postgres.database import Database
-from tests.conftest import LEASE, Where
+from tests.conftest import PATIENT, Where
 from tests.kit import NoTracing
 from tests.protocol import DONE, PENDING, Scene, counted, open_scene, written
 
@@ -34,7 +34,7 @@ async def scene(where: Where, database: Database) -> AsyncIterator[Scene]:
 async def _run(database: Database, source: BatchProcessingSource, *parts: Any, job: str = "job") -> Run:
     """Run a job here, from start to end."""
     pipeline = Pipeline(job, source, *parts)
-    run = await Application(Settings(lease=LEASE), database, NoTracing()).run_job(pipeline, HandControls())
+    run = await Application(Settings(lease=PATIENT), database, NoTracing()).run_job(pipeline, HandControls())
     assert isinstance(run, Run)
     return run
 
@@ -102,7 +102,7 @@ async def test_a_ledger_knows_keys_of_any_type_again(scene: Scene, database: Dat
         for key in ("k", ("k", "n")) if kind in composite else ("k",):
             source = BatchProcessingSource(f"{kind}_src", key=key, ledger=True, batch_size=2)
             pipeline = Pipeline(f"{kind}-{len(key)}", source, _key_only, PostgresSink(f"{kind}_dst"))
-            application = Application(Settings(lease=LEASE), database, NoTracing())
+            application = Application(Settings(lease=PATIENT), database, NoTracing())
             runs = [await application.run_job(pipeline, HandControls()) for _ in range(2)]
             claimed = [run.counts.claimed for run in runs if isinstance(run, Run)]
             seen.setdefault(kind, []).append((*claimed, await application.tidy_ledger(pipeline)))
@@ -592,7 +592,7 @@ async def test_arguments_that_a_table_does_not_read_are_refused_before_there_is_
     scene: Scene, database: Database
 ) -> None:
     pipeline = Pipeline("job", BatchProcessingSource("src", pending=PENDING, done=DONE), PostgresSink("dst"))
-    application = Application(Settings(lease=LEASE), database, NoTracing())
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
 
     with pytest.raises(ConfigurationError, match="nothing in this job reads 'tpyo'"):
         await application.run_job(pipeline, HandControls(), arguments={"tpyo": 1})

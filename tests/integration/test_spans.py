@@ -30,7 +30,7 @@ from etl.postgres.publishing import publishing_through
 from etl.postgres.run_store import PostgresRunStore
 from etl.postgres.telemetry_store import PostgresTelemetryStore, tidy_partitions
 from etl.telemetry.tracing import OpenTelemetryTracing
-from tests.conftest import LEASE, Where
+from tests.conftest import LEASE, PATIENT, Where
 from tests.kit import a_job, schedules
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -56,7 +56,7 @@ def act(context: Any, row: Any) -> Any:
 
 
 async def run(database: Database, pipeline: Pipeline, tracing: OpenTelemetryTracing) -> Run:
-    ended = await Application(Settings(lease=LEASE), database, tracing).run_job(pipeline, HandControls())
+    ended = await Application(Settings(lease=PATIENT), database, tracing).run_job(pipeline, HandControls())
     assert isinstance(ended, Run)
     return ended
 

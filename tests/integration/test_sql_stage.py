@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 
@@ -23,12 +22,6 @@ from tests.kit import NoTracing, processed_to
 from tests.protocol import Holder, Scene, counted, faulty, open_scene
 
 _COPY = "INSERT INTO copy SELECT id, v, status FROM src WHERE id = ANY($keys)"
-
-
-@pytest.fixture
-def lease() -> timedelta:
-    """Nothing here is about leases."""
-    return PATIENT
 
 
 @pytest.fixture

@@ -24,15 +24,8 @@ from etl.postgres.codecs import set_codecs
 from etl.postgres.database import Connection, Database
 from etl.postgres.resolution import resolve_sink
 from etl.postgres.writing.values import ValueRefusedError
-from tests.conftest import PATIENT, Where
+from tests.conftest import Where
 from tests.pooler import transaction_pooler
-
-
-@pytest.fixture
-def lease() -> timedelta:
-    """Long: what is held open here is a transaction, on a machine that may stall."""
-    return PATIENT
-
 
 MODES: dict[str, dict[str, Any]] = {
     "insert": {"mode": "insert"},

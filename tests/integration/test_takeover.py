@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -30,6 +31,12 @@ from tests.conftest import LEASE, Where
 from tests.faults import Cut
 from tests.kit import NoTracing, eventually
 from tests.protocol import DONE, PENDING, Scene, counted, failing, faulty, ids, open_scene
+
+
+@pytest.fixture
+def lease() -> timedelta:
+    """What is about leases waits for them to end."""
+    return LEASE
 
 
 @pytest.fixture
