@@ -34,6 +34,11 @@ class Failure:
         """Describe an exception; never raises."""
         return cls(stage, describe_exception(error), attempts)
 
+    @classmethod
+    def refused(cls, sink: str, error: BaseException) -> Failure:
+        """What the server says of a result; where in its driver that was told is nothing to anybody. Never raises."""
+        return cls(sink, describe_exception(error, where=False))
+
 
 @dataclass(slots=True)
 class Batch:

@@ -78,9 +78,8 @@ class Redaction:
     def harmless(self, text: str) -> bool:
         """Whether this JSON text has nothing to blank, as far as a glance can tell."""
         lowered = text.lower()
-        needles = (needle for finder in self._finders for needle in finder.needles)
         own = bool(self.paths or self.patterns or self.literals)
-        return not own and not any(needle in lowered for needle in needles)
+        return not own and not any(finder.may_find(lowered) for finder in self._finders)
 
     def value(self, value: Any) -> Any:
         """A value as JSON has it, without what is secret. What needs no blank is the same object."""

@@ -1,7 +1,7 @@
 """What secrets look like in text: values behind telling names, and forms that speak for themselves.
 
 Text comes from rows, of any length: each pattern takes time in proportion to it, and is only tried where one of its
-`needles` (in small letters) occurs, since most text has none.
+needles occurs, since most text has none.
 """
 
 from __future__ import annotations
@@ -25,13 +25,23 @@ _FLAGS = re.IGNORECASE | re.DOTALL
 class Finder(NamedTuple):
     """A pattern, when it is worth trying, and what becomes of a match."""
 
-    needles: tuple[str, ...]
+    needles: tuple[tuple[str, ...], ...]  # in small letters; of one of them all parts must be there
     pattern: re.Pattern[str]
     replace: Callable[[re.Match[str]], str] | str
 
     def blank(self, text: str, lowered: str) -> str:
         """The text without what this finds."""
-        return self.pattern.sub(self.replace, text) if any(needle in lowered for needle in self.needles) else text
+        return self.pattern.sub(self.replace, text) if self.may_find(lowered) else text
+
+    def may_find(self, lowered: str) -> bool:
+        """Whether there may be something in this text, in small letters."""
+        return any(all(part in lowered for part in parts) for parts in self.needles)
+
+
+def _finder(needles: Sequence[str], pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str] | str) -> Finder:
+    """Where `needles` are words, what stands between them may be something else than `_`."""
+    parts = (tuple(filter(None, needle.lower().split("_"))) or (needle,) for needle in needles)
+    return Finder(tuple(dict.fromkeys(parts)), pattern, replace)
 
 
 def quoted_blank(value: str) -> str:
@@ -52,13 +62,13 @@ def _whole_key(names: str) -> Callable[[re.Match[str]], str]:
 
 # Sure of themselves, whatever stands before them.
 _FORMS: tuple[Finder, ...] = (
-    Finder(("://",), re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s:/]*:)[^\s/]+@", re.IGNORECASE), rf"\1{REDACTED}@"),
-    Finder(
+    _finder(("://",), re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s:/]*:)[^\s/]+@", re.IGNORECASE), rf"\1{REDACTED}@"),
+    _finder(
         ("private key-----",),
         re.compile(r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\Z)"),
         REDACTED,
     ),
-    Finder(
+    _finder(
         ("authorization", "cookie"),
         re.compile(
             rf"(?P<name>(?:authorization|cookie)[\"')\]\\]{{0,4}}\s{{0,20}}(?:=>|[=:])\s{{0,20}})"
@@ -67,18 +77,18 @@ _FORMS: tuple[Finder, ...] = (
         ),
         _keep_name,
     ),
-    Finder(
+    _finder(
         ("bearer", "basic"),
         re.compile(r"(\b(?:bearer|basic)\s{1,20})[a-z0-9._~+/=-]{8,}", re.IGNORECASE),
         rf"\1{REDACTED}",
     ),
-    Finder(  # a JSON web token
+    _finder(  # a JSON web token
         ("eyj",), re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?", re.ASCII), REDACTED
     ),
-    Finder(  # AWS access keys
+    _finder(  # AWS access keys
         ("akia", "asia"), re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b", re.ASCII), REDACTED
     ),
-    Finder(  # GitHub, GitLab, Slack, Stripe and others
+    _finder(  # GitHub, GitLab, Slack, Stripe and others
         ("ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "xox", "sk_live_", "rk_live_", "sk-"),
         re.compile(
             r"\b(?:gh[opsur]_|github_pat_|glpat-|xox[abeoprs]-|[rs]k_live_|sk-(?:[a-z]{2,8}-)?)[\w-]{20,}", re.ASCII
@@ -86,7 +96,7 @@ _FORMS: tuple[Finder, ...] = (
         REDACTED,
     ),
     # Which of a row's values is secret, its text does not tell.
-    Finder(("failing row contains",), re.compile(r"(Failing row contains )\(.*", re.DOTALL), rf"\1({REDACTED})."),
+    _finder(("failing row contains",), re.compile(r"(Failing row contains )\(.*", re.DOTALL), rf"\1({REDACTED})."),
 )
 
 
@@ -97,27 +107,22 @@ def finders(builtin: tuple[str, ...], own: tuple[str, ...]) -> tuple[Finder, ...
     spelled += [rf"(?<![^\W_]){re.escape(name).replace('_', '[_-]?')}" for name in own]
     names = rf"(?:{'|'.join(spelled)})"
     paired = rf"(?:{'|'.join([*spelled, 'authorization', 'cookie'])})"
-    needles = _needles((*builtin, *own))
+    needles = (*builtin, *own)
     return (
-        Finder(
+        _finder(
             ("key (",),
             re.compile(r"(Key \([^)]{0,300}\)=)\(.*", re.DOTALL),
             _whole_key(rf"{names}{_SUFFIX}[\"),]"),
         ),
         *_FORMS,
-        Finder(  # ("password", "x") in a list of pairs
+        _finder(  # ("password", "x") in a list of pairs
             (*needles, "authorization", "cookie"),
             re.compile(
                 rf"""(?P<name>\(\s?b?["'][\w.-]{{0,40}}?{paired}{_SUFFIX}["'],\s?)(?P<value>{_QUOTED})""", _FLAGS
             ),
             _keep_name,
         ),
-        Finder(
+        _finder(
             needles, re.compile(rf"(?P<name>{names}{_SUFFIX}{_IS})(?P<value>{_VALUE}|[^\s,;&]+)", _FLAGS), _keep_name
         ),
     )
-
-
-def _needles(names: Sequence[str]) -> tuple[str, ...]:
-    """Of `api_key` the longest part: it is spelled in several ways."""
-    return tuple(dict.fromkeys(max(name.lower().split("_"), key=len) for name in names))

@@ -59,7 +59,7 @@ async def complete_at_once(
             known = len(error.suspects) == 1 and error.suspects[0] not in refused
             if not known or len(refused) == most or not may_set_aside(finishing.table):
                 raise
-            refused[error.suspects[0]] = Failure.of(finishing.sink_name, error.cause)
+            refused[error.suspects[0]] = Failure.refused(finishing.sink_name, error.cause)
 
 
 async def _attempt(

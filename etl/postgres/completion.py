@@ -188,7 +188,7 @@ class Completion:
             progress.locked.update(positions)
             return
         (position,) = positions
-        progress.failures[position] = Failure.of(self._finishing.sink_name, error)
+        progress.failures[position] = Failure.refused(self._finishing.sink_name, error)
         progress.sink.rows_in += self._processed.positions.count(position)
         progress.sink.quarantined += 1
 

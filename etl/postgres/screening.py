@@ -68,7 +68,7 @@ async def screened(database: Database, writer: object, sink_name: str, processed
     # Refused for something else: that may depend on what the batch before is writing. Its turn will tell.
     refusals = {n: (error, place) for n, error in tried.items() if (place := _place_of(error)) in looked_for}
     demands.looked(looked_for, [place for _, place in refusals.values()])
-    return {position: Failure.of(sink_name, error) for position, (error, _) in refusals.items()}
+    return {position: Failure.refused(sink_name, error) for position, (error, _) in refusals.items()}
 
 
 def _place_of(error: BaseException) -> Place | None:
