@@ -19,9 +19,10 @@ from uuid import UUID, uuid4
 from etl.config import Settings
 from etl.core.arguments import refuse_strange
 from etl.core.backfill import FireTime, Only, wanted
+from etl.core.blocker import Blocker, Pool
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Blocker, JobMeasures, Pool, RunRequest, Tracing, WorkerIdentity
+from etl.core.ports import JobMeasures, RunRequest, Tracing, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run
 from etl.core.service import Service, pool_of, requested
 from etl.core.sink import RemoteTableSink, TableSink

@@ -16,7 +16,7 @@ from etl.cli.reporting import tell
 from etl.cli.session import job_named, jobs_here, on_signals, refuse_unknown, with_application
 from etl.cli.talk import program, say, show, show_json
 from etl.config import Settings, setting_origins
-from etl.core.ports import Blocker
+from etl.core.blocker import Blocker
 from etl.core.run import EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_SKIPPED, Run, exit_code
 from etl.errors import ConfigurationError, DatabaseUnavailableError
 from etl.postgres.connection_url import database_in

@@ -17,8 +17,8 @@ from etl.cli.session import job_named, jobs_here, no_job, on_signals, require_kn
 from etl.cli.talk import list_width, program, say, show, show_json
 from etl.config import Settings
 from etl.core.backfill import Only, fire_times
+from etl.core.blocker import Blocker
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Blocker
 from etl.core.run import EXIT_DONE, EXIT_SKIPPED, Run, exit_code
 from etl.core.tick import Tick
 from etl.core.topics import nobody_wants

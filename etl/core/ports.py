@@ -11,6 +11,7 @@ from uuid import UUID
 
 from etl.core.backlog import BacklogBook, Took
 from etl.core.batch import Batch, Processed, Turn, now
+from etl.core.blocker import Blocker, Pool
 from etl.core.context import BatchContext
 from etl.core.counts import Counts, Judge
 from etl.core.overlap import Overlap
@@ -28,13 +29,6 @@ class WorkerIdentity:
 
 
 CANCEL = "cancel"  # what a notification says when a run was asked to stop
-
-
-class Pool(NamedTuple):
-    """A limit on runs that are active at once, in the whole cluster."""
-
-    name: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +57,6 @@ class RunRequest:
         if self.slot is not None:
             return [self.slot]
         return [*range(max(self.places, self.overlap.places)), *range(-1, -1 - self.overlap.waiting, -1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Blocker:
-    """The active run that keeps another from starting."""
-
-    run_id: UUID
-    job: str
-    state: RunState
-    since: datetime
-    host: str | None
-    pid: int | None
-    lost: bool
-    waiting: timedelta
-    batch: int | None = None
-    batch_since: datetime | None = None
-
-    def describe(self) -> str:
-        """One clause for messages."""
-        where = f" on {self.host} (pid {self.pid})" if self.host else ""
-        told = f"run {self.run_id} of {self.job} is {self.state} since {self.since:%Y-%m-%d %H:%M:%S %Z}{where}"
-        if self.batch is None or self.batch_since is None:
-            return told
-        return f"{told}, in batch {self.batch} since {self.batch_since:%H:%M:%S %Z}"
 
 
 @dataclass(frozen=True, slots=True)

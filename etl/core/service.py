@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
+from etl.core.blocker import Pool
 from etl.core.overlap import Overlap
 from etl.core.pipeline import Pipeline
-from etl.core.ports import Pool, RunRequest
+from etl.core.ports import RunRequest
 from etl.core.run import MANUAL
 from etl.core.trigger import ClockTrigger, OpportunisticTrigger, Trigger
 from etl.errors import ConfigurationError

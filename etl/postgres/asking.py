@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import asyncpg
-
-from etl.core.ports import Blocker, RunRequest, WorkerIdentity
+from etl.core.blocker import Blocker, Pool
+from etl.core.ports import RunRequest, WorkerIdentity
 from etl.core.run import RunState
 from etl.core.tick import COALESCED, QUEUED, RAN, SKIPPED, Tick
 from etl.postgres.database import Connection
@@ -92,13 +91,11 @@ async def record(connection: Connection, ticks: Sequence[Tick]) -> None:
         await connection.execute(statement("insert_ticks"), *columns)
 
 
-async def find_blocker(connection: Connection, overlap_key: str, pool: str | None = None) -> Blocker | None:
+async def find_blocker(connection: Connection, overlap_key: str, pool: Pool | None = None) -> Blocker | None:
     """The active run that holds the overlap key (or a place in the pool)."""
-    row = await connection.fetchrow(statement("find_blocker"), overlap_key, pool)
-    return None if row is None else _blocker(row)
-
-
-def _blocker(row: asyncpg.Record) -> Blocker:
+    row = await connection.fetchrow(statement("find_blocker"), overlap_key, None if pool is None else pool.name)
+    if row is None:
+        return None
     return Blocker(
         run_id=row["run_id"],
         job=row["job"],
@@ -110,4 +107,5 @@ def _blocker(row: asyncpg.Record) -> Blocker:
         waiting=row["waiting"],
         batch=row["batch"],
         batch_since=row["batch_since"],
+        pool=pool if row["by_pool"] else None,
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from etl.errors import ConfigurationError
 from etl.postgres.connection_url import require_url
 from etl.postgres.database import unreachable
 from etl.postgres.statements import statement
@@ -41,6 +42,8 @@ async def read_pauses(dsn: str) -> dict[str, Pause]:
                 await connection.close(timeout=1.0)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         return {}
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(str(error), remedy="grant USAGE on schema etl and SELECT on table etl.job") from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
         raise unreachable(error, dsn) from None
     return {row["job"]: Pause(row["paused_at"], row["paused_by"]) for row in rows}

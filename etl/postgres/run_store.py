@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from etl.core.backlog import Backlog
+from etl.core.blocker import Blocker, Pool
 from etl.core.counts import Counts
 from etl.core.message import success_topic
-from etl.core.ports import Blocker, Pool, RunEnd, RunRequest, WorkerIdentity
+from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import CONTINUATION, RECOVERY, REPLAY, Run, RunState, final_state
 from etl.core.suspects import MAX_CRASHES, SUSPICIOUS
 from etl.errors import RunLostError
@@ -205,8 +206,7 @@ async def _start(
     known = await connection.fetchrow(statement("read_run"), request.run_id)
     if known is not None:  # an earlier COMMIT took effect unheard
         return run_of(known)
-    pool = None if request.pool is None else request.pool.name
-    blocker = await find_blocker(connection, request.overlap_key, pool)
+    blocker = await find_blocker(connection, request.overlap_key, request.pool)
     if blocker is not None or request.scheduled_for is None or request.parent_id is not None:
         return blocker
     tick = (request.job, request.trigger, request.scheduled_for)

@@ -9,9 +9,9 @@ from typing import Any
 
 from etl.core.backlog import Backlog
 from etl.core.baseline import Usual, oddities
+from etl.core.blocker import Blocker
 from etl.core.comparison import Comparison
 from etl.core.episode import Episode
-from etl.core.ports import Blocker
 from etl.core.report import ErrorGroup, Outlook, RunReport, rate, verdict, waited, waited_at_most
 from etl.core.run import SKIPPED_OVERLAP, Run
 from etl.core.stages import quantile
@@ -78,6 +78,7 @@ def skipped_facts(job: str, blocker: Blocker) -> dict[str, Any]:
             "since": _time(blocker.since),
             "host": blocker.host,
             "pid": blocker.pid,
+            "pool": None if blocker.pool is None else blocker.pool.name,
         },
     }
 

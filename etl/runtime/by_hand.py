@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from etl.core.ports import Blocker, Pool, RunRequest, RunStore, WorkerIdentity
+from etl.core.blocker import Blocker, Pool
+from etl.core.ports import RunRequest, RunStore, WorkerIdentity
 from etl.core.run import Run, RunState
 from etl.runtime.heartbeat import Heartbeat
 

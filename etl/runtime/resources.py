@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from etl.core.pipeline import Pipeline
+
+# They are held while they are entered: to open one would be to take it.
+_LOCKS = (
+    asyncio.Lock,
+    asyncio.Condition,
+    asyncio.Semaphore,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Semaphore,
+)
 
 
 class Resources:
@@ -37,6 +49,8 @@ class Resources:
         made = opener()
         if inspect.isawaitable(made):
             made = await made
+        if isinstance(made, _LOCKS):
+            return made
         if hasattr(made, "__aenter__") and hasattr(made, "__aexit__"):
             return await self._stack.enter_async_context(made)
         if hasattr(made, "__enter__") and hasattr(made, "__exit__"):

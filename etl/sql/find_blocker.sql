@@ -3,7 +3,7 @@
 SELECT r.run_id, r.job, r.trigger, r.state, r.host, r.pid, r.started_at, r.queued_at, r.lease_until,
        r.state = 'running' AND r.lease_until < clock_timestamp() AS lost,
        clock_timestamp() - r.queued_at AS waiting,
-       b.number AS batch, b.opened_at AS batch_since
+       b.number AS batch, b.opened_at AS batch_since, r.overlap_key <> $1 AS by_pool
   FROM etl.run r
   LEFT JOIN LATERAL (
       SELECT number, opened_at FROM etl.batch WHERE batch.run_id = r.run_id AND batch.state = 'open'

@@ -14,7 +14,8 @@ import asyncpg
 import pytest
 
 from etl import AfterTrigger, CronTrigger, Overlap, Pipeline, PubSubTrigger, Trigger, WebhookTrigger, publish
-from etl.core.ports import Pool, RunEnd, WorkerIdentity
+from etl.core.blocker import Pool
+from etl.core.ports import RunEnd, WorkerIdentity
 from etl.core.run import CONTINUATION, RECOVERY, Run, RunState
 from etl.core.service import requested
 from etl.errors import ConfigurationError

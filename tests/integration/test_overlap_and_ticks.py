@@ -19,7 +19,8 @@ import pytest
 from etl import BatchProcessingSource, CronTrigger, Pipeline, PostgresSink, processor
 from etl.app import Application, HandControls, connection_settings
 from etl.config import Settings
-from etl.core.ports import Blocker, RunRequest, WorkerIdentity
+from etl.core.blocker import Blocker
+from etl.core.ports import RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, Run, RunState
 from etl.core.trigger import ClockTrigger
 from etl.postgres.database import Database

@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 
 from etl import ClockTrigger, CronTrigger, Missed, OpportunisticTrigger, Overlap, Pipeline, RunOnceTrigger
-from etl.core.ports import Blocker, Pool, RunEnd, WorkerIdentity
+from etl.core.blocker import Blocker, Pool
+from etl.core.ports import RunEnd, WorkerIdentity
 from etl.core.run import Run, RunState
 from etl.core.service import requested
 from etl.postgres.database import Database
@@ -219,7 +220,11 @@ async def test_a_pool_bounds_active_runs_of_different_jobs(desk: Desk) -> None:
 
     assert [True, True, False] == [run is not None for run in begun]
     by_hand = await desk.store.start(requested(a_job("extra", pool="api"), pools={"api": 2}), desk.me, LEASE)
+    again = await desk.store.start(requested(a_job("job0", pool="api"), pools={"api": 2}), desk.me, LEASE)
     assert isinstance(by_hand, Blocker)
+    assert isinstance(again, Blocker)
+    assert by_hand.describe().startswith("pool api has place for 2 runs at once, and run ")
+    assert again.describe().startswith("run "), "its own run is in its way, whatever the pool"
     assert begun[0] is not None
     await desk.end(begun[0])
     assert "job2" == (await started(desk)).job

@@ -39,8 +39,9 @@ from hypothesis.stateful import (
 
 from etl import BatchProcessingSource, Pipeline, PostgresSink
 from etl.core.batch import Batch, Failure, Processed
+from etl.core.blocker import Blocker
 from etl.core.counts import Counts
-from etl.core.ports import BatchSource, Blocker, RunEnd, RunRequest, WorkerIdentity
+from etl.core.ports import BatchSource, RunEnd, RunRequest, WorkerIdentity
 from etl.core.run import MANUAL, REPLAY, Run, RunState
 from etl.core.suspects import is_poison, must_be_alone
 from etl.errors import RunLostError

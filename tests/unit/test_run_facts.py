@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from etl.core.backlog import Backlog, estimated
-from etl.core.ports import Blocker
+from etl.core.blocker import Blocker
 from etl.core.report import waited, waited_at_most
 from etl.core.run import Run, RunState
 from etl.core.spent import SPENT
