@@ -13,7 +13,7 @@ DROP TABLE IF EXISTS bench_source, bench_sink;
 CREATE TABLE bench_source (id bigint PRIMARY KEY, payload jsonb NOT NULL,
                            status text NOT NULL DEFAULT 'pending', claim_token uuid, lease_until timestamptz,
                            attempts integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL DEFAULT now());
-CREATE TABLE bench_sink (id bigint PRIMARY KEY, payload jsonb NOT NULL{check});
+CREATE TABLE bench_sink (id bigint PRIMARY KEY, payload jsonb NOT NULL{checks});
 INSERT INTO bench_source (id, payload)
 SELECT n, jsonb_build_object('name', 'item ' || n, 'tags', jsonb_build_array('a', 'b', 'c'), 'amount', n * 1.5,
                              'text', repeat('x', {text}))
@@ -44,18 +44,18 @@ def transform(payload: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`count` pending rows. `text`: characters of filling each has (120: a row of about 200 bytes). `check`: a
-    constraint of the sink."""
+    """`count` pending rows. `text`: characters of filling each has (120: a row of about 200 bytes). `checks`:
+    constraints of the sink."""
 
     connection: Connection
     count: int
     text: int = 120
-    check: str = ""
+    checks: tuple[str, ...] = ()
 
     async def lay(self) -> None:
         """Make both tables anew."""
-        check = f", CHECK ({self.check})" if self.check else ""
-        schema = _SCHEMA.format(check=check, text=self.text, rows=self.count)
+        checks = "".join(f", CHECK ({each})" for each in self.checks)
+        schema = _SCHEMA.format(checks=checks, text=self.text, rows=self.count)
         await self.connection.execute(schema)
         await self.connection.execute("VACUUM ANALYZE bench_source, bench_sink")
 

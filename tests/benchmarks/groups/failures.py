@@ -13,9 +13,9 @@ from tests.benchmarks.figures import Figure, Target
 from tests.benchmarks.rows import Rows, transform
 
 NONE, TRANSIENT = "no failures", "10 % fail once"
-BY_PROCESSOR, BY_SINK = "0.1 % raise", "0.1 % refused by the sink"
-# The sink's constraint is there in all of them.
-_CHECK = "NOT payload ? 'poison'"
+BY_PROCESSOR, BY_NUMBER, BY_JSON = "0.1 % raise", "0.1 % refused for a number", "0.1 % refused for JSON"
+# The sink's constraints are there in all of them.
+_CHECKS = ("id > 0", "NOT payload ? 'poison'")
 
 
 async def measure(bench: Bench) -> list[Figure]:
@@ -24,7 +24,8 @@ async def measure(bench: Bench) -> list[Figure]:
         (NONE, lambda: framework.by_row, 0, ()),
         (TRANSIENT, _failing_once, 0, (Target(at_most=1.3, against=NONE),)),
         (BY_PROCESSOR, lambda: _raising, 1000, (Target(at_most=1.1, against=NONE),)),
-        (BY_SINK, lambda: _refused, 1000, (Target(at_most=1.1, against=NONE),)),
+        (BY_NUMBER, lambda: _negative, 1000, (Target(at_most=1.1, against=NONE),)),
+        (BY_JSON, lambda: _poisoned, 1000, (Target(at_most=1.1, against=NONE),)),
     ]
     return await bench.race("failures", [_contender(bench, *case) for case in cases])
 
@@ -32,7 +33,7 @@ async def measure(bench: Bench) -> list[Figure]:
 def _contender(
     bench: Bench, name: str, work: Callable[[], Processor], one_in: int, targets: tuple[Target, ...]
 ) -> Contender:
-    laid = Rows(bench.connection, bench.scaled(ROWS), check=_CHECK)
+    laid = Rows(bench.connection, bench.scaled(ROWS), checks=_CHECKS)
     poison = laid.count // one_in if one_in else 0
 
     async def prepare() -> None:
@@ -71,6 +72,12 @@ def _raising(context: Context, row: dict[str, Any]) -> dict[str, Any]:
 
 
 @processor(inline=True)
-def _refused(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+def _negative(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+    number = row["id"]
+    return {"id": number if number % 1000 else -number, "payload": transform(row["payload"])}
+
+
+@processor(inline=True)
+def _poisoned(context: Context, row: dict[str, Any]) -> dict[str, Any]:
     result = transform(row["payload"])
     return {"id": row["id"], "payload": result if row["id"] % 1000 else {**result, "poison": True}}
