@@ -11,7 +11,7 @@ from etl.core.faults import DIVISION_BY_ZERO, LOCK_NOT_AVAILABLE, Fault
 from etl.postgres.accusing import MOST, accused
 from etl.postgres.database import Database
 from etl.postgres.faults import classify, sqlstate_of
-from etl.postgres.one_statement import Aside, Finishing, may_be_one_statement, may_set_aside, one_statement
+from etl.postgres.one_statement import Aside, Finishing, may_be_one_statement, one_statement
 from etl.postgres.quarantine import Snapshot
 from etl.postgres.screening import note_refusal, screened
 
@@ -47,9 +47,7 @@ async def complete_at_once(
         return None
     if not may_be_one_statement(finishing, batch, processed):
         return None
-    refused: dict[int, Failure] = {}
-    if may_set_aside(finishing.table):
-        refused = await screened(database, finishing.writer, finishing.sink_name, processed)
+    refused = await screened(database, finishing.writer, finishing.sink_name, processed)
     most = len(refused) + MOST
     while True:
         try:
@@ -57,7 +55,7 @@ async def complete_at_once(
         except RefusedError as error:
             note_refusal(finishing.writer, error.cause)
             known = len(error.suspects) == 1 and error.suspects[0] not in refused
-            if not known or len(refused) == most or not may_set_aside(finishing.table):
+            if not known or len(refused) == most:
                 raise
             refused[error.suspects[0]] = Failure.refused(finishing.sink_name, error.cause)
 

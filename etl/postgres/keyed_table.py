@@ -87,13 +87,13 @@ class KeyedTable:
         row = self._own_row
         return f"{row} >= {self._key_of_json(first)}\n   AND {row} <= {self._key_of_json(last)}"
 
-    def _handled(self, *, versions: bool = True) -> str:
-        """The rows in hand as a table: parameters $1.. are the key columns, then the versions."""
+    def _handled(self, *, versions: bool = True, first: int = 1) -> str:
+        """The rows in hand as a table: parameters from number `first` on are the key columns, then the versions."""
         names = [f'"etl:key{n}"' for n, _ in self._numbered]
-        arrays = [self._array(n, column) for n, column in self._numbered]
+        arrays = [self._array(n, column) for n, column in enumerate(self.key, start=first)]
         if versions:
             names.append(VERSION)
-            arrays.append(f"${len(self.key) + 1}::text::xid[]")
+            arrays.append(f"${first + len(self.key)}::text::xid[]")
         return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS {HANDLED} ({', '.join([*names, ORDINAL])})"
 
     def _array(self, number: int, column: Column) -> str:

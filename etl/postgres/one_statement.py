@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -93,15 +93,7 @@ def may_be_one_statement(finishing: Finishing, batch: Batch, processed: Processe
         return False
     if isinstance(finishing.writer, SqlStage) and not finishing.writer.beside:
         return False
-    if processed.failures and not may_set_aside(table):
-        return False
     return len(batch) > len(processed.failures)
-
-
-def may_set_aside(table: UserTable) -> bool:
-    """Whether one statement could set rows aside. What keeps a row from being marked as failed in the source must not
-    keep it from being set aside."""
-    return table.fail is None
 
 
 def one_statement(finishing: Finishing, batch: Batch, processed: Processed, aside: Aside) -> OneStatement | None:
@@ -149,7 +141,7 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
     parameters = [*table.done_parameters(batch, done), batch.key(0), batch.key(len(batch) - 1)]
     numbered = {name: f"${number}" for number, name in enumerate(own, start=len(parameters) + 1)}
     parameters += own.values()
-    parts = _set_aside(finishing, batch, aside, parameters)
+    apart = _set_aside(finishing, table, batch, aside, parameters)
     insertion: Insertion | None = None
     if isinstance(writer, SqlStage):
         kept = [position for position in processed.with_results if position not in refused]
@@ -160,7 +152,7 @@ def one_statement(finishing: Finishing, batch: Batch, processed: Processed, asid
             return None
     if insertion is not None:
         parameters += insertion.parameters
-    return OneStatement(_composed(table, numbered, insertion, parts, isinstance(writer, SqlStage)), parameters, counts)
+    return OneStatement(_composed(table, numbered, insertion, apart, isinstance(writer, SqlStage)), parameters, counts)
 
 
 def _work_in_sql(
@@ -173,31 +165,49 @@ def _work_in_sql(
     return Insertion(stage.part(stage.arrays(first)), keys) if kept else None
 
 
-def _set_aside(finishing: Finishing, batch: Batch, aside: Aside, parameters: list[Any]) -> str:
-    """The parts that set rows aside, as `quarantine` does by itself; their parameters are added."""
+class _Apart(NamedTuple):
+    """The parts that set rows aside: their marks, the condition that all have them, and what is recorded."""
+
+    marks: str = ""
+    marked: str = ""
+    records: str = ""
+
+
+def _set_aside(finishing: Finishing, table: UserTable, batch: Batch, aside: Aside, parameters: list[Any]) -> _Apart:
+    """As `quarantine` does by itself; the parameters are added."""
     if not aside.rows:
-        return ""
-    fenced = f"EXISTS (SELECT FROM {_FENCE})"
-    keys = [batch.key_json(position) for position in sorted(aside.rows)]
+        return _Apart()
+    fenced, positions, marks, marked, rows = f"EXISTS (SELECT FROM {_FENCE})", sorted(aside.rows), "", "", aside.rows
+    if table.fail is not None:
+        marks = f"""
+), "etl:failed" AS ({table.fail_if(fenced, len(parameters) + 1)}"""
+        parameters += [*table.parameters(batch, positions), len(positions)]
+        marked = f"""
+   AND (SELECT count(*) = ${len(parameters)}::int AND NOT coalesce(bool_or(pending), false) FROM "etl:failed")"""
+        rows = {position: replace(row, version=None) for position, row in rows.items()}
+    keys = [batch.key_json(position) for position in positions]
     supersede = _renumbered(statement("supersede_issues"), len(parameters))
     parameters += [finishing.job, batch.source, keys, finishing.run_id]
     insert = _renumbered(statement("insert_issues"), len(parameters))
-    told = told_of(batch, aside.failures, aside.rows)
+    told = told_of(batch, aside.failures, rows, marked=positions if marks else ())
     parameters += [finishing.job, batch.source, finishing.run_id, batch.token, "open", None, told]
-    return f"""
+    records = f"""
 ), "etl:superseded" AS (
 {supersede}   AND {fenced}
 RETURNING 1
 ), "etl:aside" AS (
 {insert} WHERE {fenced} AND (SELECT count(*) >= 0 FROM "etl:superseded")
 RETURNING 1"""
+    return _Apart(marks, marked, records)
 
 
 def _renumbered(sql: str, by: int) -> str:
     return re.sub(r"\$(\d+)", lambda match: f"${int(match[1]) + by}", sql)
 
 
-def _composed(table: UserTable, own: Mapping[str, str], insertion: Insertion | None, aside: str, counted: bool) -> str:
+def _composed(
+    table: UserTable, own: Mapping[str, str], insertion: Insertion | None, apart: _Apart, counted: bool
+) -> str:
     """Results are written first: a row that the sink refuses has cost no marks then. `counted`: only the server knows
     how many were written."""
     stages, written, condition = f"{own['stages']}::jsonb", "", f"EXISTS (SELECT FROM {_FENCE})"
@@ -219,15 +229,15 @@ SELECT extract(epoch FROM clock_timestamp() - max(at))::float8 AS took, max(coun
     return f"""
 WITH {_FENCE} AS MATERIALIZED (
 SELECT clock_timestamp() AS at FROM etl.batch WHERE token = {own["token"]}::uuid AND state = 'open' FOR UPDATE{written}
-), {MARKED} AS ({table.done_if(condition)}
+), {MARKED} AS ({table.done_if(condition)}{apart.marks}
 ), "etl:closed" AS (
 UPDATE etl.batch
    SET state = 'done', claimed = {own["claimed"]}, written = {own["written"]}, filtered = {own["filtered"]},
        quarantined = {own["quarantined"]}, deferred = 0, vanished = {own["vanished"]}, retried = {own["retried"]},
        stages = {stages}, ended_at = clock_timestamp()
  WHERE token = {own["token"]}::uuid AND state = 'open'
-   AND (SELECT count(*) = {own["done"]}::int AND NOT coalesce(bool_or(pending), false) FROM {MARKED})
-RETURNING 1{_resolved(table, own) if "job" in own else ""}{aside}
+   AND (SELECT count(*) = {own["done"]}::int AND NOT coalesce(bool_or(pending), false) FROM {MARKED}){apart.marked}
+RETURNING 1{_resolved(table, own) if "job" in own else ""}{apart.records}
 )
 SELECT 1 / count(*) FROM "etl:closed"
 """

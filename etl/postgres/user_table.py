@@ -245,6 +245,12 @@ RETURNING {pending}
         position, version = f"{HANDLED}.{ORDINAL} - 1", f"{self._alias}.xmin::text"
         return self._mark(self.failed, position, f"(\n{self.pending}\n)", version)
 
+    def fail_if(self, condition: str, first: int) -> str:
+        """keys, versions (parameters from number `first` on) -> (pending) of the rows that were marked failed: none,
+        unless so. Where `fail` is not None."""
+        assert self.failed is not None
+        return self._mark(self.failed, f"(\n{self.pending}\n) AS pending", within=condition, first=first)
+
     def unchanged(self, *, payload: bool = True) -> str:
         """keys, versions -> (position from 0, version, payload as JSON text) of the rows still as they were claimed."""
         content = f"to_jsonb({self._alias}.*)::text" if payload else "NULL::text"
@@ -281,14 +287,14 @@ SELECT {HANDLED}.{ORDINAL} - 1
         nobody's lock is in the way of completing them."""
         return f"{self.held} SKIP LOCKED"
 
-    def _mark(self, assignments: str, *returning: str, within: str = "") -> str:
+    def _mark(self, assignments: str, *returning: str, within: str = "", first: int = 1) -> str:
         pending = "" if self.replay else f"\n   AND (\n{self.pending}\n)"
         bounds = f"\n   AND {within}" if within else ""
         return f"""
 UPDATE {self._table}
    SET
 {assignments}
-  FROM {self._handled()}
+  FROM {self._handled(first=first)}
  WHERE {self._matches}{bounds}{pending}
 RETURNING {", ".join(returning)}
 """

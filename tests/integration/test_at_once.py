@@ -105,12 +105,16 @@ async def test_a_row_that_is_set_aside_again_has_one_open_issue(scene: Scene, wh
     assert issues == [("first", "superseded", False), ("second", "open", True)]
 
 
-async def test_what_is_recorded_of_a_row_set_aside_is_what_a_transaction_would(scene: Scene) -> None:
+@pytest.mark.parametrize("failed", [None, "status = 'failed', v = 'costs $1'"], ids=["held", "marked"])
+async def test_what_is_recorded_of_a_row_set_aside_is_what_a_transaction_would(
+    scene: Scene, failed: str | None
+) -> None:
     recorded = []
     await scene.fill(4)
     for at_once in (True, False):
         scene.at_once = at_once
-        holder = await scene.run()
+        await scene.execute("UPDATE src SET status = 'pending', v = 'x' || id")
+        holder = await scene.run(source=await scene.source(failed=failed))
         batch = await holder.must_claim()
         await holder.complete(batch, failing(batch, {3: ValueError("\0 password=hunter2 \ud800")}))
         await holder.end()
@@ -119,11 +123,11 @@ async def test_what_is_recorded_of_a_row_set_aside_is_what_a_transaction_would(s
             " version = (SELECT xmin::text FROM src WHERE id = 3) FROM etl.row_issue i WHERE run_id = $1",
             holder.run_id,
         )
-        await scene.execute("UPDATE src SET status = 'pending'")
 
     (one, current), (other, still) = recorded
     assert other == one
     assert (current, still) == (True, True)
+    assert one["held"] is (failed is None)
     assert "hunter2" not in str(one)
     assert one["payload"]["v"] == "x3"
 
@@ -184,7 +188,39 @@ async def test_rows_that_are_to_be_marked_as_failed_are(strict: Scene, where: Wh
     assert counts == {"claimed": 10, "written": 9, "quarantined": 1}
     assert await strict.pending() == []
     assert await strict.fetch("SELECT id FROM src WHERE status = 'failed'") == [4]
+    assert [sql for sql in sent if "BEGIN" in sql] == []
+
+
+async def test_a_row_that_cannot_be_marked_as_failed_is_set_aside_all_the_same(strict: Scene, where: Where) -> None:
+    """By the transaction; the others do not have to pay for it with their results."""
+    await strict.execute("ALTER TABLE src ADD CHECK (status <> 'failed' OR id <> 4)")
+    source = await strict.source("src", failed="status = 'failed'")
+
+    counts, sent = await _refused(strict, where, {}, {4: ValueError("no"), 6: ValueError("no")}, source=source)
+
+    assert counts == {"claimed": 10, "written": 8, "quarantined": 2}
+    assert await strict.fetch("SELECT id, status FROM src WHERE status <> 'done'") == [(4, "pending"), (6, "failed")]
+    assert await strict.fetch("SELECT key ->> 0, held FROM etl.row_issue ORDER BY key") == [("4", True), ("6", False)]
     assert [sql for sql in sent if "BEGIN" in sql] != []
+
+
+async def test_a_row_that_changes_before_it_is_marked_as_failed_is_not_set_aside(scene: Scene, where: Where) -> None:
+    await scene.fill(10)
+    source = await scene.source(failed="status = 'failed'")
+    async with faulty(where) as (proxy, database):
+        holder = await scene.run(source=source, database=database)
+        batch = await holder.must_claim()
+        finishing = proxy.hold("etl:fence")
+        completing = asyncio.create_task(holder.complete(batch, failing(batch, {3: ValueError("no")})))
+        await finishing.reached()
+        await scene.execute("UPDATE src SET v = 'changed' WHERE id = 3")
+        finishing.release()
+
+        counts = await completing
+
+    assert counted(counts) == {"claimed": 10, "written": 9, "vanished": 1}
+    assert await scene.issues() == []
+    assert await scene.pending() == [3]
 
 
 async def test_of_two_rows_that_refuse_each_other_one_is_written(strict: Scene, where: Where) -> None:

@@ -204,7 +204,7 @@ CASES = {
     ),
     "most of them": Case(_N, lambda n: {"id": n, "n": 1 if n % SIZE == 3 else -n}, (9, 1, 1), pieces=True),
     "all of them": Case(_N, lambda n: {"id": n, "n": -n}, (9, 0, 0), pieces=True),
-    "marked as failed": Case(_N, last(1, -1), (1, 1, 1), failed="status = 'failed'"),
+    "marked as failed": Case(_N, last(1, -1), (2, 1, 1), failed="status = 'failed'"),
 }
 
 _TYPES = """
