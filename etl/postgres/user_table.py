@@ -215,14 +215,14 @@ SELECT count(*), coalesce(bool_or(pending), false),
         as old as those that were read with it.
         """
         pending, within = f"(\n{self.pending}\n) AS pending", f"{self._within}\n   AND {condition}"
-        if len(self.row_key) > 1:
+        if len(self.key) > 1:
             return self._mark(self.done, pending, within=within)
         array, version = self.handled_arrays, f"${len(self.key) + 1}::text::xid[]"
         return f"""
 UPDATE {self._table}
    SET
 {self.done}
- WHERE {self._column(self.row_key[0])} = ANY ({array}) AND {self._alias}.xmin = ANY ({version})
+ WHERE {self._column(self.key[0])} = ANY ({array}) AND {self._alias}.xmin = ANY ({version})
    AND {within}
    AND (
 {self.pending}
@@ -233,7 +233,7 @@ RETURNING {pending}
     def done_parameters(self, batch: Batch, positions: Sequence[int]) -> list[Any]:
         """The rows at these positions as `done_if` takes them."""
         parameters = self.parameters(batch, positions)
-        if len(self.row_key) == 1:
+        if len(self.key) == 1:
             parameters[-1] = array_of_numbers([*{batch.versions[n] for n in positions}])
         return parameters
 

@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from etl import BatchProcessingSource, PostgresSink
-from etl.core.run import RunState
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, SqlProcessor, processor
+from etl.app import Application, HandControls
+from etl.config import Settings
+from etl.core.counts import Counts
+from etl.core.run import Run, RunState
 from etl.core.spent import SPENT, Spent
 from etl.core.stages import histogram
 from etl.errors import RunLostError
+from etl.postgres import completion
+from etl.postgres.at_once import complete_at_once
 from etl.postgres.database import Database
 from etl.postgres.one_statement import BUCKET
 from etl.postgres.resolution import resolve_sink, resolve_source
@@ -22,7 +27,8 @@ from etl.postgres.user_table import UserTable
 from tests.battery import Db
 from tests.conftest import Where
 from tests.faults import Cut
-from tests.protocol import Scene, counted, failing, faulty, open_scene, written
+from tests.kit import NoTracing
+from tests.protocol import DONE, PENDING, Scene, counted, failing, faulty, open_scene, written
 
 
 @pytest.fixture
@@ -45,6 +51,65 @@ async def test_a_batch_without_trouble_is_completed_by_one_statement(scene: Scen
     assert await scene.results() == [*range(1, 8)]
     assert {1} == {1 for sql in sent if '"etl:fence"' in sql}
     assert [sql for sql in sent if '"etl:fence"' not in sql] == []
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "marked": {"failed": "status = 'failed'"},
+    "two parts": {"key": ("v", "id")},
+    "shards": {"shards": 2},
+    "ordered": {"order_by": "v"},
+    "in turn": {"ordered_by": "v"},
+    "both": {"order_by": "status", "ordered_by": "v"},
+    "two parts ordered": {"key": ("v", "id"), "order_by": "status", "failed": "status = 'failed'"},
+    "query": {"query": "SELECT id, v FROM src"},
+}
+WORK: dict[str, list[Any]] = {
+    "rows": [PostgresSink("dst")],
+    "SQL": [SqlProcessor("INSERT INTO dst SELECT id, v FROM src WHERE id = ANY($keys)")],
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("kind", SOURCES)
+async def test_no_kind_of_source_falls_back_to_a_transaction(
+    db: Db, database: Database, monkeypatch: pytest.MonkeyPatch, kind: str, work: str
+) -> None:
+    """Not even where rows had been set aside before: the second run resolves that."""
+    if work == "SQL" and "key" in SOURCES[kind]:
+        pytest.skip("its $keys are of one column")
+    await db.execute("""
+        CREATE TABLE src (id bigint PRIMARY KEY, v text NOT NULL, status text NOT NULL DEFAULT 'pending', UNIQUE (v, id));
+        CREATE TABLE dst (id bigint, v text);
+        INSERT INTO src SELECT g, 'x' || g FROM generate_series(1, 30) g""")
+    source = BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size=7, **SOURCES[kind])
+    application = Application(Settings(), database, NoTracing())
+    failing_once = iter([True])
+
+    @processor(inline=True)
+    def check(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        if row["id"] == 5 and next(failing_once, False):
+            raise ValueError("this once")
+        return {"id": row["id"], "v": row["v"]}
+
+    done: list[bool] = []
+
+    async def watched(*arguments: Any) -> Counts | None:
+        counts = await complete_at_once(*arguments)
+        done.append(counts is not None)
+        return counts
+
+    monkeypatch.setattr(completion, "complete_at_once", watched)
+
+    first = await application.run_job(Pipeline("job", source, check, *WORK[work]), HandControls())
+    await db.execute("UPDATE src SET status = 'pending' WHERE id = 5; INSERT INTO src VALUES (31, 'x31')")
+    second = await application.run_job(Pipeline("job", source, check, *WORK[work]), HandControls())
+
+    assert isinstance(first, Run)
+    assert isinstance(second, Run)
+    assert (29, 2) == (first.counts.written, second.counts.written)
+    assert [*range(1, 32)] == [row["id"] for row in await db.fetch("SELECT id FROM dst ORDER BY id")]
+    assert {True} == {*done}
 
 
 async def test_rows_that_different_transactions_wrote_are_completed_by_one_statement(
@@ -180,8 +245,10 @@ async def test_a_row_that_the_server_names_is_set_aside_without_a_transaction(
     assert [sql for sql in sent if "BEGIN" in sql] == []
 
 
-async def test_rows_that_are_to_be_marked_as_failed_are(strict: Scene, where: Where) -> None:
-    source = await strict.source("src", failed="status = 'failed'")
+@pytest.mark.parametrize("settings", [{}, {"order_by": "v"}, {"key": ("v", "id")}], ids=["key", "ordered", "two parts"])
+async def test_rows_that_are_to_be_marked_as_failed_are(strict: Scene, where: Where, settings: dict[str, Any]) -> None:
+    await strict.execute("ALTER TABLE src ALTER v SET NOT NULL; CREATE UNIQUE INDEX ON src (v, id)")
+    source = await strict.source("src", failed="status = 'failed'", **settings)
 
     counts, sent = await _refused(strict, where, {4: -1}, {}, source=source)
 
