@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 from etl.config import Settings
 from etl.core.arguments import refuse_strange
-from etl.core.backfill import FireTime, Only, wanted
+from etl.core.backfill import FireTime, Only, lane_of, wanted
 from etl.core.blocker import Blocker, Pool
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
@@ -242,7 +242,7 @@ class Application:
             return None
         return replace(
             requested(pipeline, trigger, self.settings.pools),
-            overlap_key=f"{pipeline.overlap_key}/backfill",
+            overlap_key=lane_of(pipeline.overlap_key),
             scheduled_for=moment,
             parent_id=None if served is None else served.run_id,
         )

@@ -50,6 +50,8 @@ def report(
     """One run: the screen, or JSON, or a page; `against`: beside another run of its job."""
     if open_it and page is None:
         raise ConfigurationError("there is no page to open", setting="--open", remedy="add --html FILE")
+    if json and page is not None:
+        raise ConfigurationError("does not go with --html", setting="--json", remedy="leave one of them out")
     found = jobs_here(settings, quiet=True, refuse=False)
 
     async def main(application: Application) -> None:

@@ -16,7 +16,7 @@ from etl.cli.pauses import paused_facts, pauses
 from etl.cli.session import job_named, jobs_here, no_job, on_signals, require_known, with_application
 from etl.cli.talk import list_width, program, say, show, show_json
 from etl.config import Settings
-from etl.core.backfill import Only, fire_times
+from etl.core.backfill import Only, fire_times, made_up_for
 from etl.core.blocker import Blocker
 from etl.core.pipeline import Pipeline
 from etl.core.run import EXIT_DONE, EXIT_SKIPPED, Run, exit_code
@@ -277,7 +277,8 @@ def backfill(settings: Settings, name: str, window: str, only: Only | None, json
         if json:
             show_json([run_facts(run) for run in runs])
         else:
-            say(f"{len(runs)} of {len(moments)} fire times made up for; the others had their run")
+            early = code == EXIT_SKIPPED or hand.control.stopping
+            say(made_up_for(len(runs), len(moments), only, ended_early=early))
         return code
 
     return with_application(settings, main)

@@ -31,6 +31,11 @@ class FireTime(NamedTuple):
     moment: datetime
 
 
+def lane_of(overlap_key: str) -> str:
+    """The overlap key of a job's backfills, so that its schedule goes on beside them."""
+    return f"{overlap_key}/backfill"
+
+
 def fire_times(job: str, triggers: Mapping[str, Trigger], start: datetime, end: datetime) -> list[FireTime]:
     """The fire times of all clock triggers from `start` to `end`, both included, oldest first.
 
@@ -56,3 +61,13 @@ def wanted(last: RunState | None, only: Only | None) -> bool:
     if only is None:
         return missing or failed
     return missing if only is Only.missing else failed
+
+
+def made_up_for(runs: int, of: int, only: Only | None, *, ended_early: bool) -> str:
+    """How a backfill went, for people: so many runs for so many fire times."""
+    told = f"{runs:,} of {of:,} fire times made up for"
+    if runs == of:
+        return told
+    if ended_early:
+        return f"{told}; it ended early"
+    return f"{told}; " + ("the others did not fail" if only is Only.failed else "the others had their run")

@@ -68,6 +68,10 @@ class Pipeline:
         redact: str | Sequence[str] = (),
         redact_patterns: str | Sequence[str] = (),
     ) -> None:
+        if isinstance(name, TriggerSource):
+            raise ConfigurationError(
+                "the job has no name", setting="Pipeline", remedy="name it first: Pipeline('orders', source, ..., sink)"
+            )
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"{name!r} is not a job name",

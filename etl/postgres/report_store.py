@@ -34,6 +34,7 @@ SLOWEST = 20  # ... and of more than that only so many
 SHOWN = 50  # rows in quarantine with their payload
 # Characters of a payload: as much as is kept of one, so that nothing is cut before secrets are blanked.
 _PAYLOAD = 70_000
+_RUN = re.compile(r"[0-9a-f-]{4,36}")  # an id or the beginning of one
 _JOB = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
@@ -102,11 +103,13 @@ class PostgresReportStore:
         except ConfigurationError as error:
             known = await self._database.unit(lambda connection: connection.fetch(statement("report_known_jobs")))
             near = difflib.get_close_matches(text, {*jobs, *(row["job"] for row in known)}, n=3)
-            if not near:
+            if near:
+                remedy = f"did you mean {' or '.join(near)}?"
+            elif not _RUN.fullmatch(text.strip().lower()):
+                remedy = "see: etl runs, etl jobs"
+            else:
                 raise
-            raise ConfigurationError(
-                f"{error.problem}, nor a job", setting="RUN", remedy=f"did you mean {' or '.join(near)}?"
-            ) from None
+            raise ConfigurationError(f"{error.problem}, nor a job", setting="RUN", remedy=remedy) from None
 
     async def require_job(self, job: str, jobs: Collection[str]) -> None:
         """Raises `ConfigurationError` with the nearest names unless it is one of `jobs` or has runs."""
@@ -132,7 +135,7 @@ class PostgresReportStore:
                 raise ConfigurationError("no run is recorded yet", setting="RUN", remedy="start one: etl run JOB")
             return UUID(str(rows[0]["run_id"]))
         prefix = text.strip().lower()
-        if not re.fullmatch(r"[0-9a-f-]{4,36}", prefix):
+        if not _RUN.fullmatch(prefix):
             raise ConfigurationError(f"{text!r} is not a run id", setting="RUN", remedy="see: etl runs")
         bounds = _between(prefix)
         rows = await self._database.unit(lambda connection: connection.fetch(statement("find_runs_by_prefix"), *bounds))

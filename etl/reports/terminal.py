@@ -135,7 +135,9 @@ def _plain(texts: Iterable[str]) -> list[Line]:
 
 
 def _wrapped(text: str, width: int) -> list[Line]:
-    return _plain(textwrap.wrap(words.one_line(text), width) or [""])
+    """In lines, but no number without its percent sign."""
+    bound = words.one_line(text).replace(" %", "\xa0%")
+    return _plain(each.replace("\xa0%", " %") for each in textwrap.wrap(bound, width) or [""])
 
 
 def _joined(parts: Sequence[str], width: int) -> list[str]:

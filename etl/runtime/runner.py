@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from etl.core.arguments import named_by, refuse_strange
+from etl.core.backfill import lane_of
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import Binder, Bound, Chain, Delivering, RunEnd, RunStore, Tracing, WorkerIdentity
@@ -216,7 +217,8 @@ def _may_fold(pipeline: Pipeline, run: Run) -> bool:
 
     Only where the framework knows what a run found, and where nobody in particular asked for it.
     """
-    by_itself = run.trigger in pipeline.source.named_triggers()
+    backfill = run.overlap_key == lane_of(pipeline.overlap_key)
+    by_itself = run.trigger in pipeline.source.named_triggers() and not backfill
     return by_itself and isinstance(pipeline.source, TableSource) and not (run.serves_messages or run.arguments)
 
 

@@ -481,7 +481,7 @@ async def test_a_report_is_of_the_newest_run_or_of_the_one_whose_id_begins_so(sh
     assert "books balance: 10 claimed = 10 written" in named.out
     assert (2, 2) == (none.code, misspelt.code)
     assert "no run '00000000' (see: etl runs)" in none.err
-    assert "'the last one' is not a run id" in misspelt.err
+    assert "'the last one' is not a run id, nor a job (see: etl runs, etl jobs)" in misspelt.err
 
 
 async def test_lists_that_are_empty_say_so_to_people_and_are_empty_lists_to_programs(project: Project) -> None:

@@ -185,23 +185,25 @@ async def test_what_is_not_there_is_misuse_and_names_what_is_near(shop: Project,
     run_id = str(await db.fetchval("SELECT run_id FROM etl.run"))
     slip = run_id[:7] + ("0" if run_id[7] != "0" else "1")
 
-    job, run, other, itself, folder, opened = await asyncio.gather(
+    job, run, other, itself, folder, opened, both = await asyncio.gather(
         etl(shop, "report", "cpoy"),
         etl(shop, "report", slip),
         etl(shop, "report", "--compare", "cop"),
         etl(shop, "report", run_id, "--compare", "copy"),
         etl(shop, "report", "--html", "nowhere/r.html"),
         etl(shop, "report", "--open"),
+        etl(shop, "report", "--json", "--html", "r.html"),
     )
 
-    assert [2] * 6 == [each.code for each in (job, run, other, itself, folder, opened)]
+    assert [2] * 7 == [each.code for each in (job, run, other, itself, folder, opened, both)]
     assert "'cpoy' is not a run id, nor a job (did you mean copy?)" in job.err
     assert f"no run '{slip}' (did you mean {run_id[:8]}?)" in run.err
     assert "did you mean copy?" in other.err
     assert "a run compared with itself" in itself.err
     assert "--html nowhere/r.html: cannot be written: No such file" in folder.err
     assert "there is no page to open" in opened.err
-    assert [""] * 6 == [each.out for each in (job, run, other, itself, folder, opened)]
+    assert "--json: does not go with --html" in both.err
+    assert [""] * 7 == [each.out for each in (job, run, other, itself, folder, opened, both)]
 
 
 MANY = """

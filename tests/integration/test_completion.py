@@ -478,6 +478,7 @@ _UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "infinity": ({"f": float("-inf")}, "ValueRefusedError"),
     "decimal NaN": ({"amount": Decimal("NaN")}, "ValueRefusedError"),
     "NaN in words": ({"amount": "NaN"}, "ValueRefusedError"),
+    "no number": ({"amount": "many"}, "ValueRefusedError"),
     "naive datetime": ({"at": datetime(2024, 1, 1)}, "ValueRefusedError"),
     "NaN in JSON": ({"doc": {"a": [float("nan")]}}, "ValueRefusedError"),
     "NUL in JSON": ({"doc": {"a": "\0"}}, "UntranslatableCharacterError"),
@@ -520,6 +521,10 @@ async def test_every_value_that_does_not_fit_costs_its_own_row_only(scene: Scene
     assert dict(zip(_UNFIT, [issue[2] for issue in await scene.issues()], strict=True)) == {
         name: error for name, (_, error) in _UNFIT.items()
     }
+    told = await scene.fetch("SELECT message FROM etl.row_issue WHERE message LIKE '%number' ORDER BY 1")
+    assert ["column 'amount': NaN is not a finite number"] * 2 + ["column 'amount': text that is not a number"] == [
+        each for each in told if "'amount'" in each
+    ]
 
 
 async def test_large_numbers_are_numbers(scene: Scene) -> None:

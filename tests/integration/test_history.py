@@ -132,8 +132,19 @@ async def test_a_table_source_that_finds_nothing_folds_by_itself(db: Db, databas
     run = await nights.night(0)
 
     assert (True, False) == (_may_fold(table, run), _may_fold(JOB, run))
-    run.trigger = "manual"
+    run.overlap_key = "job/backfill"
+    assert not _may_fold(table, run), "whoever fills a gap asks for each fire time by itself"
+    run.overlap_key, run.trigger = "job", "manual"
     assert not _may_fold(table, run)
+
+
+async def test_a_run_that_filled_a_gap_is_not_folded_into_one_of_the_schedule(nights: Nights, db: Db) -> None:
+    await nights.night(0)
+    await db.execute("UPDATE etl.run SET overlap_key = 'job/backfill'")
+    await nights.night(1)
+    await nights.night(2)
+
+    assert [(0, 0), (0, 1)] == await history(db)
 
 
 OLD = """

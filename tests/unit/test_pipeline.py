@@ -74,6 +74,12 @@ def test_a_job_may_not_be_called(name: Any) -> None:
     assert (f"{name!r} is not a job name", "Pipeline") == (error.problem, error.setting)
 
 
+def test_a_job_whose_name_was_forgotten_is_told_so() -> None:
+    error = refused(SINK, name=SOURCE)
+
+    assert "Pipeline: the job has no name (name it first: Pipeline('orders', source, ..., sink))" == str(error)
+
+
 # Parts
 
 

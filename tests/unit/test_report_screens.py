@@ -182,3 +182,8 @@ def test_parts_of_time_put_together_lose_nothing(at_most: int) -> None:
     for name in ("rows", "quarantined", "batches"):
         assert sum(getattr(s, name) for s in REPORT.slices) == sum(getattr(s, name) for s in folded)
     assert (0.0, 132.0) == (folded[0].start_s, folded[-1].end_s)
+
+
+def test_no_number_is_parted_from_its_percent_sign() -> None:
+    for width in range(60, 121):
+        assert not [line for line in render_report(REPORT, width=width) if line.lstrip().startswith("%")], width

@@ -188,4 +188,6 @@ def refused_argument(error: Exception, columns: Sequence[str]) -> ValueRefusedEr
     if reason.endswith(")") and reason.count("(") == 1:
         reason = reason[reason.index("(") + 1 : -1]
     reason = _ELEMENT.sub("", reason)
+    if "decimal.ConversionSyntax" in reason:
+        reason = "text that is not a number"
     return ValueRefusedError(f"column {columns[int(match[1]) - 1]!r}: {reason}")
