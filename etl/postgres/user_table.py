@@ -73,6 +73,11 @@ class UserTable(HeldRows):
         return self.key[self.leading :]
 
     @property
+    def issue_key(self) -> tuple[Column, ...]:
+        """The same: it may be to change its place in the order that somebody touches a row that was set aside."""
+        return self.key[self.leading :]
+
+    @property
     def by_range(self) -> bool:
         """Whether rows are done with by the range of their batch, which then has to be completed as a whole."""
         return False
@@ -319,9 +324,13 @@ RETURNING {", ".join(returning)}
     @property
     def _sorted_by(self) -> list[str]:
         """The key by which rows are bounded and sorted: in a replay the issue's, which equals the row's."""
-        if self.replay:
-            return [f'{ISSUE}."etl:key{n}"' for n, _ in self._numbered]
-        return [self._column(column) for column in self.key]
+        columns = [self._column(column) for column in self.key]
+        issue = [f"{ISSUE}.{name}" for name in self._issue_names]
+        return [*columns[: self.leading], *issue] if self.replay else columns
+
+    @property
+    def _issue_names(self) -> list[str]:
+        return [f'"etl:key{n}"' for n, _ in self._numbered[self.leading :]]
 
     def _order(self, direction: str = "") -> str:
         return ", ".join(part + direction for part in self._sorted_by)
@@ -338,10 +347,10 @@ RETURNING {", ".join(returning)}
         """What follows FROM, up to a WHERE that more conditions may follow."""
         if not self.replay:
             return f"{self._table}\n WHERE {self._left}"
-        names = [f'"etl:key{n}"' for n, _ in self._numbered]
-        parts = ", ".join(f"{part} AS {name}" for part, name in zip(self._parts_of_json("key"), names, strict=True))
+        names, issue = self._issue_names, self._parts_of_issue("key")
+        parts = ", ".join(f"{part} AS {name}" for (_, part), name in zip(issue, names, strict=True))
         matches = " AND ".join(
-            f"{self._column(column)} = {part}" for column, part in zip(self.key, self._sorted_by, strict=True)
+            f"{self._column(column)} = {ISSUE}.{name}" for (column, _), name in zip(issue, names, strict=True)
         )
         wanted = dict.fromkeys([*(column.name for column in self.key), *self.columns])
         columns = ", ".join(f"{self._alias}.{quote_identifier(name)}" for name in wanted)
