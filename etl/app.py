@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from etl.config import Settings
 from etl.core.arguments import refuse_strange
 from etl.core.backfill import FireTime, Only, lane_of, wanted
-from etl.core.blocker import Blocker, Pool
+from etl.core.blocker import Blocker
 from etl.core.counts import Counts
 from etl.core.pipeline import Pipeline
 from etl.core.ports import JobMeasures, RunRequest, Tracing, WorkerIdentity
@@ -308,9 +308,8 @@ class Application:
         def stopping() -> bool:
             return hand.control.stopping
 
-        pools = [Pool(name, size) for name, size in self.settings.pools.items()]
         lease = self.settings.lease
-        return Starter(self.store, self.worker, tools.heartbeat, lease, hand.tell, stopping, pools, hand.awaits)
+        return Starter(self.store, self.worker, tools.heartbeat, lease, hand.tell, stopping, hand.awaits)
 
     async def _drive(
         self, tools: Tools, pipeline: Pipeline, run: Run, started: float, hand: HandControls, starter: Starter

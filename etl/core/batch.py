@@ -77,8 +77,8 @@ class Batch:
         return [column[position] for column in self.keys[self.leading :]]
 
     def key_json(self, position: int) -> str:
-        """The key of one row as the framework stores it: a JSON array of texts."""
-        return orjson.dumps(self.key(position)).decode()
+        """What identifies one row, as the framework stores it: a JSON array of texts."""
+        return orjson.dumps(self.row_key(position)).decode()
 
     def part(self, positions: Sequence[int], token: UUID, number: int) -> Batch:
         """Some of the rows as a batch of their own."""

@@ -58,7 +58,7 @@ class BatchSize:
     def note(self, rows: int, seconds: float, behind: float) -> None:
         """A batch of so many rows took so long from its claim to its end, and ended so long behind the one before it in
         its lane."""
-        if not self._finds:
+        if not self._finds or not rows:  # all may have gone by the time they were read
             return
         first, self._first = self._first, False
         whole = max(1e-6, max(seconds - COLD, seconds / 2) if first else seconds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,6 +17,9 @@ class Pool(NamedTuple):
 
     name: str
     size: int
+
+
+NO_POOLS: Mapping[str, Pool] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

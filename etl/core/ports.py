@@ -11,7 +11,7 @@ from uuid import UUID
 
 from etl.core.backlog import BacklogBook, Took
 from etl.core.batch import Batch, Processed, Turn, now
-from etl.core.blocker import Blocker, Pool
+from etl.core.blocker import NO_POOLS, Blocker, Pool
 from etl.core.context import BatchContext
 from etl.core.counts import Counts, Judge
 from etl.core.overlap import Overlap
@@ -85,9 +85,9 @@ class RunStore(Protocol):
         lease: timedelta,
         in_hand: Sequence[UUID],
         only: UUID | None,
-        pools: Sequence[Pool] = (),
+        pools: Mapping[str, Pool] = NO_POOLS,
     ) -> Run | None:
-        """Start the oldest queued run of these jobs here for which there is a place."""
+        """Start the oldest queued run of these jobs here for which there is a place; `pools` by job."""
 
     async def note_trace(self, run: Run) -> None:
         """Note the trace a run belongs to, where in it the run is, and by what code it is."""

@@ -104,14 +104,18 @@ class Changed(NamedTuple):
 
 
 class Service:
-    """The jobs of one process. `pools` are the sizes that settings give to pools."""
+    """The jobs of one process. `pools` are the sizes that settings give to pools.
+
+    Its own `pools` are those that jobs count against, by job.
+    """
 
     def __init__(self, pipelines: Mapping[str, Pipeline], pools: Mapping[str, int]) -> None:
         self.jobs = dict(pipelines)
-        self.pools = [Pool(name, size) for name, size in pools.items()]
-        sizes = dict(pools)
+        self._sizes = dict(pools)
+        found = {name: pool_of(pipeline, pools) for name, pipeline in pipelines.items()}
+        self.pools = {name: pool for name, pool in found.items() if pool is not None}
         self._served = {
-            (pipeline.name, name): Served(pipeline, name, trigger, pool_of(pipeline, sizes))
+            (pipeline.name, name): Served(pipeline, name, trigger, self.pools.get(pipeline.name))
             for pipeline in pipelines.values()
             for name, trigger in pipeline.source.named_triggers().items()
         }
@@ -179,7 +183,7 @@ class Service:
 
     def request(self, job: str, trigger: str) -> RunRequest:
         """A run that no trigger of the job asks for."""
-        return requested(self.jobs[job], trigger, {pool.name: pool.size for pool in self.pools})
+        return requested(self.jobs[job], trigger, self._sizes)
 
 
 def requested(

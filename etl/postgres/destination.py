@@ -34,7 +34,10 @@ logger = logging.getLogger("etl.sink")
 
 _TIDY_EVERY = 3600.0  # seconds
 _TIDY_PATIENCE = timedelta(seconds=2)
-_CREATE_REMEDY = "grant CREATE on the database, or have the statement in docs/reference/sinks.md run by somebody"
+_STATEMENT = "the statement in docs/reference/sinks.md"
+_CREATE_REMEDY = f"grant CREATE on the database, or have {_STATEMENT} run by somebody"
+_GRANT_REMEDY = "grant USAGE on the schema, and SELECT, INSERT, UPDATE, DELETE on its tables"
+_BEGUN_REMEDY = f"drop that schema, or have {_STATEMENT} run in its place"
 
 
 class Destinations:
@@ -62,6 +65,7 @@ class Destinations:
         try:
             database = await self.open(sink)
             await database.unit(lambda connection: resolve_sink(connection, sink.within), patience=timedelta(seconds=2))
+            await database.unit(lambda connection: _find_place(connection, sink.dsn_env), patience=timedelta(seconds=2))
         except ConfigurationError as error:
             there = _there(error, sink.dsn_env)
             return [ConfigurationError(there.problem, job=job, setting=there.setting, remedy=there.remedy)]
@@ -212,15 +216,27 @@ async def _note(connection: Connection, stream: int, names: Mapping[str, int]) -
     return {keys[row[0]] for row in known}
 
 
+async def _find_place(connection: Connection, variable: str) -> bool:
+    """Whether there are tables for receipts. Raises `ConfigurationError` if this user may not make or write them."""
+    found = await connection.fetchrow(statement("find_receipts"))
+    assert found is not None
+    problem = None
+    if found["made"] and not found["may_write"]:
+        problem, remedy = "this user may not write the tables of the schema etl_sink", _GRANT_REMEDY
+    elif found["begun"] and not found["made"]:
+        problem, remedy = "the schema etl_sink does not have the tables stream and receipt", _BEGUN_REMEDY
+    elif not (found["made"] or found["may_make"]):
+        problem, remedy = "this user may not make the schema etl_sink", _CREATE_REMEDY
+    if problem is not None:
+        raise ConfigurationError(f"no place for receipts: {problem}", setting=variable, remedy=remedy)
+    return bool(found["made"])
+
+
 async def _make_place(database: Database) -> None:
-    """Make the tables for receipts where there are none. Raises `ConfigurationError` if this user may not."""
+    """Make the tables for receipts where there are none. Raises `ConfigurationError` as `_find_place` does."""
     try:
         async with database.transaction() as connection:
-            if not await connection.fetchval(statement("find_receipts")):
+            if not await _find_place(connection, database.settings.variable):
                 await connection.execute(statement("create_receipts"))
     except (asyncpg.DuplicateSchemaError, asyncpg.UniqueViolationError):
         return  # somebody was faster
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise ConfigurationError(
-            f"no place for receipts: {said(error)}", setting=database.settings.variable, remedy=_CREATE_REMEDY
-        ) from None

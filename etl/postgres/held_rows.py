@@ -32,15 +32,14 @@ SELECT {ISSUE}.issue_id, {exists} AS exists
         return f"""
    AND NOT ($1::boolean AND EXISTS (
        SELECT 1 FROM etl.row_issue AS {ISSUE}
-        WHERE {ISSUE}.job = $2 AND {ISSUE}.source = $3 AND {ISSUE}.key = {self._key_json} AND {ISSUE}.held
+        WHERE {ISSUE}.job = $2 AND {ISSUE}.source = $3 AND {ISSUE}.key = {self._issue_key_json} AND {ISSUE}.held
           AND ({ISSUE}.state = 'open' AND {ISSUE}.version = {self._alias}.xmin::text
                OR {ISSUE}.state = 'deferred' AND {ISSUE}.due_at > clock_timestamp())))"""
 
     @property
     def _issue_key(self) -> str:
-        return " AND ".join(
-            f"{self._column(column)} = ({ISSUE}.key ->> {n - 1})::{column.type}" for n, column in self._numbered
-        )
+        same = [f"{self._column(column)} = {part}" for column, part in self._parts_of_issue(f"{ISSUE}.key")]
+        return " AND ".join(same)
 
     @property
     def _pending_still(self) -> str:

@@ -43,6 +43,11 @@ class KeyedTable:
         return self.key
 
     @property
+    def issue_key(self) -> tuple[Column, ...]:
+        """The last columns of the key, by which rows are known that were set aside."""
+        return self.key
+
+    @property
     def _alias(self) -> str:
         return quote_identifier(self.table.name)
 
@@ -67,18 +72,26 @@ class KeyedTable:
 
     @property
     def _key_json(self) -> str:
-        return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in self.key)})"
+        return self._json_of(self.key)
+
+    @property
+    def _issue_key_json(self) -> str:
+        return self._json_of(self.issue_key)
+
+    def _json_of(self, columns: Sequence[Column]) -> str:
+        return f"jsonb_build_array({', '.join(self._column(column) + '::text' for column in columns)})"
 
     def _key_of_json(self, json: str, *, row: bool = True) -> str:
         parts = self._parts_of_json(json)
         return as_row(parts) if row else ", ".join(parts)
 
     def _parts_of_json(self, json: str) -> list[str]:
-        # With the column's collation, or two bounds would be compared by the database's own.
-        return [
-            f"({json} ->> {n - 1})::{column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
-            for n, column in self._numbered
-        ]
+        return [_part_of(json, n - 1, column) for n, column in self._numbered]
+
+    def _parts_of_issue(self, json: str) -> list[tuple[Column, str]]:
+        """The columns of an issue's key with their values. Counted from its end: what orders rows may change."""
+        columns = self.issue_key
+        return [(column, _part_of(json, n - len(columns), column)) for n, column in enumerate(columns)]
 
     @property
     def _within(self) -> str:
@@ -101,10 +114,10 @@ class KeyedTable:
 
     @property
     def handled_keys(self) -> str:
-        """The keys of the rows in hand as `"etl:keys" (key)`, each as the framework stores it."""
+        """The keys of the rows in hand as `"etl:keys" (key)`, each as an issue has it."""
         names = [f'"etl:key{n}"' for n, _ in self._numbered]
         rows = f"unnest({', '.join(self._array(n, column) for n, column in self._numbered)}) AS r ({', '.join(names)})"
-        parts = ", ".join(f"{name}::text" for name in names)
+        parts = ", ".join(f"{name}::text" for name in names[-len(self.issue_key) :])
         return f'(SELECT jsonb_build_array({parts}) AS key FROM {rows}) AS "etl:keys"'
 
     @property
@@ -154,6 +167,11 @@ class KeyedTable:
         """A number from the hash of some columns, to be divided by how many shards there are."""
         parts = [f"coalesce({self._column(column)}::text, '')" for column in columns]
         return f"(hashtextextended({' || chr(31) || '.join(parts)}, 0) & 2147483647)"
+
+
+def _part_of(json: str, place: int, column: Column) -> str:
+    # With the column's collation, or two bounds would be compared by the database's own.
+    return f"({json} ->> {place})::{column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
 
 
 def as_row(parts: Sequence[str]) -> str:

@@ -163,7 +163,7 @@ def told_of(
         error = failure.error.without_values_of(batch.rows[position])
         frame = None if late else own_frame(error.traceback)
         return {
-            "key": batch.key(position),
+            "key": batch.row_key(position),
             "version": row.version,
             "held": position not in marked,
             "stage": failure.stage,

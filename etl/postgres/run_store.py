@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from etl.core.backlog import Backlog
-from etl.core.blocker import Blocker, Pool
+from etl.core.blocker import NO_POOLS, Blocker, Pool
 from etl.core.counts import Counts
 from etl.core.message import success_topic
 from etl.core.ports import RunEnd, RunRequest, WorkerIdentity
@@ -57,7 +57,7 @@ class PostgresRunStore:
         lease: timedelta,
         in_hand: Sequence[UUID],
         only: UUID | None = None,
-        pools: Sequence[Pool] = (),
+        pools: Mapping[str, Pool] = NO_POOLS,
     ) -> Run | None:
         """Start the oldest queued run of these jobs here (or run `only`) for which there is a place."""
         starter = Starter(worker, lease, jobs, in_hand, pools)
@@ -136,13 +136,14 @@ class PostgresRunStore:
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """Who starts a run, for how long, of which jobs; which runs it has in hand already, and the sizes of pools."""
+    """Who starts a run, for how long, of which jobs; which runs it has in hand already, and the pools of
+    those jobs that count against one."""
 
     worker: WorkerIdentity
     lease: timedelta
     jobs: Sequence[str]
     in_hand: Sequence[UUID]
-    pools: Sequence[Pool] = ()
+    pools: Mapping[str, Pool]
 
     @property
     def place(self) -> tuple[UUID, str, int, float]:
@@ -161,8 +162,9 @@ async def starting(database: Database, work: Callable[[Connection], Awaitable[Ru
 
 async def start_oldest(connection: Connection, starter: Starter, only: UUID | None = None) -> Run | None:
     """Start the oldest queued run of these jobs here (or run `only`) for which there is a place, with its messages."""
-    pools = ([pool.name for pool in starter.pools], [str(pool.size) for pool in starter.pools])
-    facts = (list(starter.jobs), *starter.place, [*map(str, starter.in_hand)], only, *pools)
+    pools = [starter.pools.get(job) for job in starter.jobs]
+    names, sizes = [pool and pool.name for pool in pools], [pool and str(pool.size) for pool in pools]
+    facts = (list(starter.jobs), *starter.place, [*map(str, starter.in_hand)], only, names, sizes)
     row = await connection.fetchrow(statement("start_queued_run"), *facts)
     if row is None:
         return None

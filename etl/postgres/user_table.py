@@ -73,6 +73,11 @@ class UserTable(HeldRows):
         return self.key[self.leading :]
 
     @property
+    def issue_key(self) -> tuple[Column, ...]:
+        """The same: it may be to change its place in the order that somebody touches a row that was set aside."""
+        return self.key[self.leading :]
+
+    @property
     def by_range(self) -> bool:
         """Whether rows are done with by the range of their batch, which then has to be completed as a whole."""
         return False
@@ -246,8 +251,7 @@ RETURNING {pending}
         return self._mark(self.failed, position, f"(\n{self.pending}\n)", version)
 
     def fail_if(self, condition: str, first: int) -> str:
-        """keys, versions (parameters from number `first` on) -> (pending) of the rows that were marked failed: none,
-        unless so. Where `fail` is not None."""
+        """The same as a part of another statement, if `condition`: parameters from number `first` on -> (pending)."""
         assert self.failed is not None
         return self._mark(self.failed, f"(\n{self.pending}\n) AS pending", within=condition, first=first)
 
@@ -325,9 +329,13 @@ RETURNING {", ".join(returning)}
     @property
     def _sorted_by(self) -> list[str]:
         """The key by which rows are bounded and sorted: in a replay the issue's, which equals the row's."""
-        if self.replay:
-            return [f'{ISSUE}."etl:key{n}"' for n, _ in self._numbered]
-        return [self._column(column) for column in self.key]
+        columns = [self._column(column) for column in self.key]
+        issue = [f"{ISSUE}.{name}" for name in self._issue_names]
+        return [*columns[: self.leading], *issue] if self.replay else columns
+
+    @property
+    def _issue_names(self) -> list[str]:
+        return [f'"etl:key{n}"' for n, _ in self._numbered[self.leading :]]
 
     def _order(self, direction: str = "") -> str:
         return ", ".join(part + direction for part in self._sorted_by)
@@ -344,11 +352,9 @@ RETURNING {", ".join(returning)}
         """What follows FROM, up to a WHERE that more conditions may follow."""
         if not self.replay:
             return f"{self._table}\n WHERE {self._left}"
-        names = [f'"etl:key{n}"' for n, _ in self._numbered]
-        parts = ", ".join(f"{part} AS {name}" for part, name in zip(self._parts_of_json("key"), names, strict=True))
-        matches = " AND ".join(
-            f"{self._column(column)} = {part}" for column, part in zip(self.key, self._sorted_by, strict=True)
-        )
+        issue = [(*each, name) for each, name in zip(self._parts_of_issue("key"), self._issue_names, strict=True)]
+        parts = ", ".join(f"{part} AS {name}" for _, part, name in issue)
+        matches = " AND ".join(f"{self._column(column)} = {ISSUE}.{name}" for column, _, name in issue)
         wanted = dict.fromkeys([*(column.name for column in self.key), *self.columns])
         columns = ", ".join(f"{self._alias}.{quote_identifier(name)}" for name in wanted)
         # The issues are sorted first and each row is looked up by its key (OFFSET 0 keeps it so). A planner that takes
@@ -357,7 +363,7 @@ RETURNING {", ".join(returning)}
         return f"""(
        SELECT replay_crashes, held, version, {parts} FROM etl.row_issue
         WHERE replay_id = $1::uuid AND job = $2 AND source = $3 AND state = 'open'
-        ORDER BY {", ".join(name + direction for name in names)}) AS {ISSUE}
+        ORDER BY {", ".join(name + direction for name in self._issue_names)}) AS {ISSUE}
  CROSS JOIN LATERAL (
        SELECT {self._alias}.xmin, {columns}, {self._pending_still} AS {_PENDING}
          FROM {self._table} WHERE {matches}{self._in_shard} OFFSET 0) AS {self._alias}

@@ -63,7 +63,7 @@ class WaitingRows(KeyedTable):
         aside = f"""EXISTS (
        SELECT 1 FROM etl.row_issue AS "etl:issue"
         WHERE "etl:issue".job = $1 AND "etl:issue".source = $2 AND "etl:issue".held
-          AND "etl:issue".key = {self._key_json} AND "etl:issue".state = 'open'
+          AND "etl:issue".key = {self._issue_key_json} AND "etl:issue".state = 'open'
           AND "etl:issue".version = {self._alias}.xmin::text)"""
         least = f"min({value}) FILTER (WHERE isfinite({value}) AND NOT {aside})"
         return f"SELECT ({self._of_waiting(least)})::timestamptz"

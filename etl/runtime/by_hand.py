@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from etl.core.blocker import Blocker, Pool
+from etl.core.blocker import NO_POOLS, Blocker, Pool
 from etl.core.ports import RunRequest, RunStore, WorkerIdentity
 from etl.core.run import Run, RunState
 from etl.runtime.heartbeat import Heartbeat
@@ -29,7 +29,6 @@ class Starter:
         lease: timedelta,
         tell: Callable[[str], None],
         stopping: Callable[[], bool],
-        pools: Sequence[Pool] = (),
         awaits: Callable[[str | None], None] = lambda text: None,
     ) -> None:
         self._store = store
@@ -38,7 +37,6 @@ class Starter:
         self._lease = lease
         self._tell = tell
         self._stopping = stopping
-        self._pools = pools
         self._awaits = awaits
 
     async def start(self, request: RunRequest) -> tuple[Run | Blocker, float]:
@@ -57,8 +55,8 @@ class Starter:
             if outcome.lost:
                 reaped.add(outcome.run_id)
                 await self.end_dead([outcome.run_id])
-            elif outcome.state is RunState.queued and not self._stopping():
-                adopted = await self._adopt(outcome, bool(reaped))
+            elif outcome.state is RunState.queued and outcome.job == request.job and not self._stopping():
+                adopted = await self._adopt(outcome, bool(reaped), request.pool)
                 if adopted is not None:
                     self._awaits(None)
                     return adopted, started
@@ -87,13 +85,12 @@ class Starter:
         found = [await self._store.read(run_id) for run_id in run_ids]
         return any(run is not None and run.lost for run in found)
 
-    async def _adopt(self, queued: Blocker, ours: bool) -> Run | None:
+    async def _adopt(self, queued: Blocker, ours: bool, pool: Pool | None) -> Run | None:
         """A queued run: ours to start if we caused it or nobody else does; None to look again."""
         if ours or queued.waiting > self._lease:
             self._tell(f"starting {queued.run_id}, which was queued and that nobody has started")
-            run = await self._store.start_queued(
-                [queued.job], self._worker, self._lease, [], queued.run_id, self._pools
-            )
+            pools = NO_POOLS if pool is None else {queued.job: pool}
+            run = await self._store.start_queued([queued.job], self._worker, self._lease, [], queued.run_id, pools)
             if run is not None:
                 return run
         self._awaits(f"run {_short(queued.run_id)} is queued, starting it unless a worker does")

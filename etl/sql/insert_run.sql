@@ -11,14 +11,20 @@ WITH clock AS MATERIALIZED (
       FROM unnest($14::text[]::integer[]) WITH ORDINALITY AS c (slot, preference)
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a
                         WHERE a.overlap_key = $5 AND a.slot = c.slot AND a.state IN ('queued', 'running'))
-       AND (c.slot < 0 OR $16 OR NOT EXISTS (SELECT 1 FROM etl.run a
-                                              WHERE a.overlap_key = $5 AND a.slot < 0 AND a.state = 'queued'))
+       AND (c.slot < 0 OR $16
+            OR NOT EXISTS (SELECT 1 FROM etl.run a
+                            WHERE a.overlap_key = $5 AND a.slot < 0 AND a.state = 'queued')
+               -- a run asked for by somebody who allows more at once may have a place beyond these
+               AND $15 > (SELECT count(*) FROM etl.run a
+                           WHERE a.overlap_key = $5 AND a.slot >= 0 AND a.state IN ('queued', 'running')))
      ORDER BY c.preference
      LIMIT 1
 ), seat AS MATERIALIZED (
     SELECT g AS pool_slot
       FROM generate_series(1, $18::integer) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a WHERE a.pool = $17 AND a.pool_slot = g AND a.state = 'running')
+       -- runs begun when the pool was larger may have places beyond its size
+       AND $18::integer > (SELECT count(*) FROM etl.run a WHERE a.pool = $17 AND a.state = 'running')
      ORDER BY g
      LIMIT 1
 )

@@ -11,12 +11,16 @@ WITH clock AS MATERIALIZED (
       FROM unnest($5::text[]::integer[]) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a
                         WHERE a.overlap_key = $4 AND a.slot = g AND a.state IN ('queued', 'running'))
+       -- there may be runs in places beyond these, see insert_run
+       AND cardinality($5::text[]) > (SELECT count(*) FROM etl.run a
+                                       WHERE a.overlap_key = $4 AND a.slot >= 0 AND a.state IN ('queued', 'running'))
      ORDER BY g
      LIMIT 1
 ), seat AS MATERIALIZED (
     SELECT g AS pool_slot
       FROM unnest($7::text[]::integer[]) AS g
      WHERE NOT EXISTS (SELECT 1 FROM etl.run a WHERE a.pool = $6 AND a.pool_slot = g AND a.state = 'running')
+       AND cardinality($7::text[]) > (SELECT count(*) FROM etl.run a WHERE a.pool = $6 AND a.state = 'running')
      ORDER BY g
      LIMIT 1
 ), started AS (

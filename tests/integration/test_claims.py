@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from etl import BatchProcessingSource, Context, Pipeline, PostgresSink
+from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, processor
 from etl.app import Application, HandControls
 from etl.config import Settings
 from etl.core.batch import Batch, Processed
@@ -122,6 +122,35 @@ async def test_the_last_answer_to_a_token_counts(scene: Scene) -> None:
     assert counts.claimed == counts.written == 7
     assert await scene.batches() == [("done", 7)]
     assert (await holder.end()).counts.claimed == 7
+
+
+async def test_a_batch_whose_rows_have_all_left_says_nothing_about_the_right_size(scene: Scene, where: Where) -> None:
+    """The answer to a claim is lost, and its rows are deleted before it is issued again."""
+    await scene.fill(20)
+
+    def as_it_is(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+        return {"id": row["id"], "v": row["v"]}
+
+    origin = BatchProcessingSource("src", pending=PENDING, done=DONE, batch_size="auto")
+    job = Pipeline("job", origin, processor(inline=True)(as_it_is), PostgresSink("dst"))
+    async with faulty(where) as (proxy, direct):
+        claimed = proxy.hold("INSERT INTO etl.batch", after=True)
+        running = asyncio.create_task(
+            Application(Settings(lease=PATIENT), direct, NoTracing()).run_job(job, HandControls())
+        )
+        await claimed.reached()
+        lost, again = proxy.cut(Cut.AFTER, at="^COMMIT"), proxy.hold("^BEGIN")
+        claimed.release()
+        await again.reached()
+        gone = await scene.fetch("DELETE FROM src WHERE id <= 8 RETURNING id")
+        again.release()
+        ended = await running
+
+    assert lost.fired
+    assert len(gone) == 8
+    assert isinstance(ended, Run)
+    assert (RunState.succeeded, 12, None) == (ended.state, ended.counts.written, ended.error)
+    assert (await scene.batches())[0] == ("done", 0)
 
 
 async def test_a_token_whose_rows_have_all_left_is_completed_with_nothing(scene: Scene) -> None:

@@ -361,7 +361,8 @@ async def test_a_column_dropped_meanwhile_stops_the_job_and_the_next_run_looks_a
 async def test_without_the_right_to_make_a_place_for_receipts_the_job_stops_and_says_what_to_do(
     scene: Scene, database: Database, where: Where
 ) -> None:
-    """A place that somebody else made will do."""
+    """A place that somebody else made will do, with rights in it. What a run would say, `etl check` does."""
+    declared = RemotePostgresSink("there", dsn_env="WAREHOUSE_URL")
     batch = await (await outside(scene)).must_claim()
     await scene.execute("DROP ROLE IF EXISTS carrier")
     await scene.execute("CREATE ROLE carrier LOGIN; GRANT SELECT, INSERT ON there TO carrier")
@@ -370,14 +371,38 @@ async def test_without_the_right_to_make_a_place_for_receipts_the_job_stops_and_
         async with reaching(database, dsn) as reached:
             with pytest.raises(ConfigurationError, match=r"WAREHOUSE_URL: no place for receipts.*docs/reference/sinks"):
                 await deliver(into(reached), batch)
+            (no_place,) = await reached.check("job", declared)
         async with reaching(database, where.dsn) as owner:
             await deliver(into(owner), batch.part([0], batch.token, 1))
+        async with reaching(database, dsn) as reached:
+            with pytest.raises(
+                ConfigurationError, match=r"may not write the tables of the schema etl_sink.*grant USAGE"
+            ):
+                await deliver(into(reached), batch)
+            (no_right,) = await reached.check("job", declared)
         await scene.execute("""
             GRANT USAGE ON SCHEMA etl_sink TO carrier;
             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA etl_sink TO carrier""")
         async with reaching(database, dsn) as reached:
+            assert [] == await reached.check("job", declared)
             await deliver(into(reached), batch)
     finally:
         await scene.execute("DROP OWNED BY carrier; DROP ROLE carrier")
 
+    assert str(no_place).startswith("job job: WAREHOUSE_URL: no place for receipts: this user may not make")
+    assert str(no_right).startswith("job job: WAREHOUSE_URL: no place for receipts: this user may not write")
     assert [*range(1, 11)] == await there(scene)
+
+
+async def test_a_schema_for_receipts_without_its_tables_is_told_by_the_run_and_by_check(
+    scene: Scene, reached: Destinations
+) -> None:
+    batch = await (await outside(scene)).must_claim()
+    await scene.execute("CREATE SCHEMA etl_sink")
+
+    with pytest.raises(ConfigurationError, match=r"no place for receipts.*drop that schema"):
+        await deliver(into(reached), batch)
+    (fault,) = await reached.check("job", RemotePostgresSink("there", dsn_env="WAREHOUSE_URL"))
+
+    assert "drop that schema" in str(fault)
+    assert [] == await there(scene)

@@ -48,7 +48,7 @@ class Post:
 
     async def serve(self, *pipelines: Pipeline, **pools: int) -> None:
         self.jobs = [pipeline.name for pipeline in pipelines]
-        self.pools = [Pool(name, size) for name, size in pools.items()]
+        self.pools = {job.name: Pool(job.pool, pools[job.pool]) for job in pipelines if job.pool is not None}
         self.schedules = schedules(self.database, *pipelines, worker=self.me, pools=pools)
         await self.schedules.register()
 

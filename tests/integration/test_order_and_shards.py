@@ -14,7 +14,7 @@ import pytest
 
 import etl.postgres.sharded_table
 from etl import BatchProcessingSource, Context, Pipeline, PostgresSink, Sink, processor
-from etl.app import Application, HandControls, connection_settings
+from etl.app import Application, HandControls, Replayed, connection_settings
 from etl.config import Settings
 from etl.core.run import Run
 from etl.errors import ConfigurationError
@@ -115,6 +115,59 @@ async def test_a_failed_row_is_replayed_under_its_priority(scene: Scene, databas
     assert isinstance(again, Run)
     assert counted(again.counts) == {"claimed": 1, "written": 1}
     assert await scene.fetch("SELECT id FROM dst ORDER BY seq") == [1, 3, 2]
+
+
+@processor(inline=True)
+def picky(context: Context, row: dict[str, Any]) -> dict[str, Any]:
+    if row["v"] == "bad":
+        raise ValueError("bad")
+    return {"id": row["id"]}
+
+
+async def _replay(database: Database, origin: BatchProcessingSource) -> Replayed:
+    job = Pipeline("job", origin, picky, PostgresSink("dst"))
+    application = Application(Settings(lease=PATIENT), database, NoTracing())
+    return await application.replay(job, HandControls(), error=None, run_id=None)
+
+
+@pytest.mark.parametrize("failed", [None, "status = 'failed'"])
+@pytest.mark.parametrize(("before", "after"), [("priority", "priority"), ((), "priority"), ("priority", ())])
+async def test_a_row_in_quarantine_is_known_whatever_became_of_its_order(
+    scene: Scene, database: Database, failed: str | None, before: Any, after: Any
+) -> None:
+    """Its place is changed, that of a row which failed for good with it; or by what rows are ordered."""
+    await scene.execute("INSERT INTO src (id, priority, v) SELECT g, g, CASE WHEN g > 2 THEN 'bad' END FROM"
+                        " generate_series(1, 4) g")  # fmt: skip
+    await run(database, source(order_by=before, failed=failed), picky)
+    await scene.execute("UPDATE src SET priority = 1, v = NULL WHERE id = 3")
+
+    replayed = await _replay(database, source(order_by=after, failed=failed))
+    again = await run(database, source(order_by=after, failed=failed), picky)
+
+    assert (2, 0) == (replayed.taken, replayed.gone)
+    assert isinstance(replayed.run, Run)
+    assert counted(replayed.run.counts) == {"claimed": 2, "written": 1, "quarantined": 1}
+    assert counted(again.counts) == {}
+    assert await scene.fetch("SELECT id FROM dst ORDER BY id") == [1, 2, 3]
+    assert [("4", "open")] == await scene.fetch("SELECT key ->> 0, state FROM etl.row_issue WHERE state = 'open'")
+
+
+async def test_a_row_in_quarantine_that_was_given_another_priority_is_set_aside_once(
+    scene: Scene, database: Database
+) -> None:
+    """The change makes it pending again; what becomes of it takes the place of what was."""
+    await scene.execute("INSERT INTO src (id, priority, v) VALUES (1, 1, 'bad'), (2, 2, 'bad')")
+    ordered = source(order_by="priority")
+    await run(database, ordered, picky)
+
+    await scene.execute("UPDATE src SET priority = priority + 10")
+    await run(database, ordered, picky)
+    await scene.execute("UPDATE src SET priority = 5, v = NULL WHERE id = 2")
+    last = await run(database, ordered, picky)
+
+    assert counted(last.counts) == {"claimed": 1, "written": 1}
+    issues = await scene.fetch("SELECT key ->> 0, state FROM etl.row_issue ORDER BY issue_id")
+    assert issues == [("1", "superseded"), ("2", "superseded"), ("1", "open"), ("2", "resolved")]
 
 
 # Shards

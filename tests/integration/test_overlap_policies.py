@@ -12,13 +12,15 @@ import asyncpg
 import pytest
 
 from etl import ClockTrigger, CronTrigger, Missed, OpportunisticTrigger, Overlap, Pipeline, RunOnceTrigger
+from etl.app import Application, HandControls
+from etl.config import Settings
 from etl.core.blocker import Blocker, Pool
 from etl.core.ports import RunEnd, WorkerIdentity
 from etl.core.run import Run, RunState
 from etl.core.service import requested
 from etl.postgres.database import Database
 from etl.postgres.run_store import PostgresRunStore
-from tests.kit import a_job, schedules
+from tests.kit import NoTracing, a_job, schedules
 
 LEASE = timedelta(seconds=30)
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -35,12 +37,12 @@ class Desk:
         self.store = PostgresRunStore(self.database)
         self.me = WorkerIdentity(uuid4(), "here", 1)
         self.in_hand: list[UUID] = []
-        self.pools: list[Pool] = []
+        self.pools: dict[str, Pool] = {}
         self.jobs: list[str] = []
 
     async def serve(self, *pipelines: Pipeline, **pools: int) -> None:
         self.jobs = [pipeline.name for pipeline in pipelines]
-        self.pools = [Pool(name, size) for name, size in pools.items()]
+        self.pools = {job.name: Pool(job.pool, pools[job.pool]) for job in pipelines if job.pool is not None}
         self.schedules = schedules(self.database, *pipelines, worker=self.me, pools=pools)
         await self.schedules.register()
 
@@ -197,6 +199,30 @@ async def test_parallel_allows_so_many_and_skips_the_rest(desk: Desk) -> None:
     assert [("running", 2), ("queued", 1), ("running", 0)] == await desk.active()
 
 
+async def test_a_policy_that_allows_fewer_counts_the_runs_in_places_it_does_not_have(desk: Desk) -> None:
+    """The run of the first place has ended; those of a policy that allowed three, or of another trigger, go on."""
+    await desk.serve(a_job("job", hourly(Overlap.parallel(3))))
+    for _ in range(3):
+        await desk.fire()
+    first, second, third = [await started(desk) for _ in range(3)]
+    await desk.end(first)
+
+    decided = []
+    for overlap in (Overlap.skip, Overlap.again, Overlap.parallel(2)):
+        await desk.serve(a_job("job", hourly(overlap)))
+        await desk.fire()
+        decided.append((await desk.last_tick())["decision"])
+
+    assert ["skipped_overlap", "queued", "skipped_overlap"] == decided
+    by_hand = await desk.store.start(requested(a_job("job", hourly(Overlap.skip))), desk.me, LEASE)
+    assert isinstance(by_hand, Blocker)
+    assert await desk.start() is None
+    await desk.end(second)
+    assert await desk.start() is None
+    await desk.end(third)
+    assert await desk.start() is not None
+
+
 async def test_jobs_that_share_an_overlap_key_are_one_to_the_guard(desk: Desk) -> None:
     trigger = hourly(Overlap.queue(3))
     await desk.serve(a_job("load", trigger, overlap_key="db"), a_job("clean", trigger, overlap_key="db"))
@@ -228,6 +254,55 @@ async def test_a_pool_bounds_active_runs_of_different_jobs(desk: Desk) -> None:
     assert begun[0] is not None
     await desk.end(begun[0])
     assert "job2" == (await started(desk)).job
+
+
+async def test_a_pool_made_smaller_waits_until_there_are_no_more_runs_than_that(desk: Desk) -> None:
+    """Also where the first of its places are free."""
+    jobs = [a_job(f"job{n}", hourly(Overlap.skip), pool="api") for n in range(5)]
+    await desk.serve(*jobs, api=3)
+    await desk.fire()
+    begun = [await started(desk) for _ in range(3)]
+    await desk.serve(*jobs, api=1)
+
+    for run in begun[:2]:
+        await desk.end(run)
+        assert await desk.start() is None
+        by_hand = await desk.store.start(requested(a_job("extra", pool="api"), pools={"api": 1}), desk.me, LEASE)
+        assert isinstance(by_hand, Blocker)
+    await desk.end(begun[2])
+
+    assert [True, False] == [await desk.start() is not None for _ in range(2)]
+
+
+async def test_a_run_that_waits_counts_against_the_pool_that_its_job_has_now(desk: Desk) -> None:
+    """The one it was queued for may be gone from the settings: nobody would ever find a place in that."""
+    jobs = [a_job(name, hourly(Overlap.skip), pool="api") for name in ("one", "two", "three")]
+    await desk.serve(*jobs, api=1)
+    await desk.fire()
+
+    renamed = [a_job(name, hourly(Overlap.skip), pool="web") for name in ("one", "two")]
+    await desk.serve(*renamed, a_job("three", hourly(Overlap.skip)), web=1)
+    begun = [await desk.start() for _ in range(3)]
+
+    assert ["web", None] == [run.pool for run in begun if run is not None]
+    first = begun[0]
+    assert first is not None
+    await desk.end(first)
+    assert "web" == (await started(desk)).pool
+
+
+async def test_a_run_by_hand_does_not_drive_a_run_that_waits_for_another_job(desk: Desk) -> None:
+    """They share an overlap key. Nobody has started the other job's run for long: it is in the way, and no more."""
+    await desk.serve(a_job("load", hourly(Overlap.skip), overlap_key="db"))
+    await desk.fire()
+    await desk.db.execute("UPDATE etl.run SET queued_at = queued_at - interval '1 hour'")
+
+    application = Application(Settings(lease=LEASE), desk.database, NoTracing())
+    outcome = await application.run_job(a_job("clean", overlap_key="db"), HandControls())
+
+    assert isinstance(outcome, Blocker)
+    assert ("load", RunState.queued) == (outcome.job, outcome.state)
+    assert [("queued", 0)] == await desk.active()
 
 
 async def test_a_year_of_downtime_with_last_makes_one_run_and_one_summary(desk: Desk) -> None:

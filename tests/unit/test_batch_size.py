@@ -19,6 +19,15 @@ COSTS = {
 }
 
 
+def test_a_batch_without_rows_says_nothing() -> None:
+    """They may all have gone by the time they are read."""
+    size = BatchSize("auto")
+
+    size.note(0, 5.0, 5.0)
+
+    assert FIRST == size.rows
+
+
 class Work:
     """A run whose batches cost so much. `lag`: batches that are claimed before the one before them has ended."""
 
