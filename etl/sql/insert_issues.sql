@@ -9,7 +9,8 @@ INSERT INTO etl.row_issue (job, source, run_id, token, state, due_at,
                            key, version, held, stage, error_type, message, traceback, attempts, payload, exact,
                            frame, fingerprint, event)
 SELECT $1, $2, $3, $4, $5, clock_timestamp() + $6 * interval '1 second',
-       r.key, coalesce(r.version, CASE WHEN NOT r.held THEN pg_current_xact_id()::xid::text END), r.held, r.stage, r.error_type, r.message, r.traceback, r.attempts, r.payload::jsonb, r.exact,
+       r.key, coalesce(r.version, CASE WHEN NOT r.held THEN pg_current_xact_id()::xid::text END), r.held,
+       r.stage, r.error_type, r.message, r.traceback, r.attempts, r.payload::jsonb, r.exact,
        r.frame, r.fingerprint, r.event::jsonb
   FROM json_to_recordset($7::json)
     AS r (key jsonb, version text, held boolean, stage text, error_type text, message text, traceback text,
