@@ -17,7 +17,14 @@ from etl.postgres.embedded.binaries import find_binaries
 
 
 def psql(settings: Settings, arguments: Sequence[str]) -> int:
-    """Run psql with these arguments; its exit code. Raises `ConfigurationError` where there is no psql."""
+    """Run psql with these arguments; its exit code.
+
+    Raises `ConfigurationError` where there is no psql, or the arguments name another database: psql would take the
+    project's for a user's name then, and look for the other one wherever it usually does.
+    """
+    if any(each.startswith(("-d", "--dbname")) for each in arguments):
+        remedy = r"type \c and its name once you are in, or call psql itself"
+        raise ConfigurationError("etl psql is for the project's database", setting="--dbname", remedy=remedy)
     if settings.database_url:
         require_url(settings.database_url)
     server = None if settings.database_url else start_embedded(Path.cwd())
