@@ -177,7 +177,9 @@ def _set_aside(finishing: Finishing, table: UserTable, batch: Batch, aside: Asid
     """As `quarantine` does by itself; the parameters are added."""
     if not aside.rows:
         return _Apart()
-    fenced, positions, marks, marked, rows = f"EXISTS (SELECT FROM {_FENCE})", sorted(aside.rows), "", "", aside.rows
+    fenced = f"EXISTS (SELECT FROM {_FENCE})"
+    positions, rows = sorted(aside.rows), aside.rows
+    marks = marked = ""
     if table.fail is not None:
         marks = f"""
 ), "etl:failed" AS ({table.fail_if(fenced, len(parameters) + 1)}"""
