@@ -25,7 +25,7 @@ _FLAGS = re.IGNORECASE | re.DOTALL
 class Finder(NamedTuple):
     """A pattern, when it is worth trying, and what becomes of a match."""
 
-    needles: tuple[tuple[str, ...], ...]  # in small letters; of one of them all parts must be there
+    needles: tuple[tuple[str, tuple[str, ...]], ...]  # in small letters; of one of them all parts must be there
     pattern: re.Pattern[str]
     replace: Callable[[re.Match[str]], str] | str
 
@@ -35,13 +35,13 @@ class Finder(NamedTuple):
 
     def may_find(self, lowered: str) -> bool:
         """Whether there may be something in this text, in small letters."""
-        return any(all(part in lowered for part in parts) for parts in self.needles)
+        return any(longest in lowered and all(part in lowered for part in others) for longest, others in self.needles)
 
 
 def _finder(needles: Sequence[str], pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str] | str) -> Finder:
     """Where `needles` are words, what stands between them may be something else than `_`."""
-    parts = (tuple(filter(None, needle.lower().split("_"))) or (needle,) for needle in needles)
-    return Finder(tuple(dict.fromkeys(parts)), pattern, replace)
+    parts = [sorted(filter(None, needle.lower().split("_")), key=len, reverse=True) or [needle] for needle in needles]
+    return Finder(tuple(dict.fromkeys((longest, tuple(others)) for longest, *others in parts)), pattern, replace)
 
 
 def quoted_blank(value: str) -> str:
