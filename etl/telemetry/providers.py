@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +49,11 @@ class Providers:
         """Send what is queued, all at once, for two seconds at most; then say what was lost."""
         flushes = [getattr(each, "force_flush", None) for each in (self.tracer, self.meter, self.logger)]
         threads = [threading.Thread(target=_quietly, args=(flush,), daemon=True) for flush in flushes if flush]
+        over = time.monotonic() + CLOSE
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(CLOSE / len(threads))
+            thread.join(max(0.0, over - time.monotonic()))
         lost = [f"{count} {what}" for what, count in (each() for each in self.losses) if count]
         if lost:
             logger.warning("the collector did not take %s", ", ".join(lost))

@@ -12,7 +12,7 @@ from etl.core.pipeline import Pipeline
 from etl.core.ports import JobMeasures
 from etl.runtime.measuring import measure_once
 from etl.telemetry.metrics import Meter
-from etl.telemetry.providers import _otlp, _resource, export_timeout, set_up_providers
+from etl.telemetry.providers import Providers, _otlp, _resource, export_timeout, set_up_providers
 from tests.kit import NoTracing, a_job
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
@@ -120,3 +120,37 @@ async def test_where_nobody_collects_metrics_nothing_is_asked() -> None:
     await measure_once(NoTracing(), {"job": a_job("job")}, ask, backlog)
 
     assert [] == asked
+
+
+@pytest.mark.parametrize(
+    ("takes", "given"),
+    [((0.0, 0.0, 0.0), [2.0, 2.0, 2.0]), ((1.5, 0.0, 1.0), [2.0, 0.5, 0.5]), ((9.0, 9.0, 9.0), [2.0, 0.0, 0.0])],
+)
+def test_at_the_end_each_signal_has_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, takes: tuple[float, ...], given: list[float]
+) -> None:
+    """They are sent at the same time, so the slow one has what the quick ones do not need."""
+    clock, left, waits = [100.0], iter(takes), list[float]()
+
+    class Sent:
+        def force_flush(self, timeout_millis: int) -> None:
+            """It is the thread that takes its time."""
+
+    class Sending:
+        def __init__(self, **_: object) -> None:
+            self.takes = next(left)
+
+        def start(self) -> None:
+            """Nothing is sent."""
+
+        def join(self, timeout: float) -> None:
+            waits.append(timeout)
+            clock[0] += min(timeout, self.takes)
+
+    monkeypatch.setattr("etl.telemetry.providers.threading.Thread", Sending)
+    monkeypatch.setattr("etl.telemetry.providers.time.monotonic", lambda: clock[0])
+    closing = Providers(Sent(), Sent(), Sent(), tracer_is_ours=True, logger_is_ours=True, measured=True)  # type: ignore[arg-type]
+
+    closing.close()
+
+    assert given == waits
